@@ -1,0 +1,1 @@
+//! The one definition of what exists: schema, store, snapshot, follow.

@@ -1,0 +1,1 @@
+//! Process configuration: the annotated files beside their types.

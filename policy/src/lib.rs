@@ -1,0 +1,1 @@
+//! What a statement is and whether it may pass. No I/O.

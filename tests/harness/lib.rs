@@ -1,0 +1,1 @@
+//! The harness: starts what the end-to-end tests run against.
