@@ -1,1 +1,9 @@
 //! The data plane and the admin port.
+
+pub mod admin;
+pub mod gate;
+pub mod listen;
+pub mod metrics;
+pub mod session;
+pub mod stop;
+pub mod tls;

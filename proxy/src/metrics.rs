@@ -1,0 +1,273 @@
+//! What the proxy counts, and how a scrape reads it.
+//!
+//! One function per fact; the name of the function is the name of the fact. Every number is an atomic that is added to
+//! with relaxed ordering, so that counting never waits; what is counted once per query or per read lives in a block
+//! per thread slot ([`hot`]), so that workers do not share cache lines.
+//!
+//! Names follow the Prometheus conventions (<https://prometheus.io/docs/practices/naming/>): prefix `portcullis_`, base
+//! units, `_total` for counters. Labels are `&'static str`, at most [`family::SLOTS`] per family: nothing here
+//! may ever carry a user name, a workspace, an address or SQL.
+
+mod family;
+mod histogram;
+mod hot;
+mod render;
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+pub use family::Family;
+pub use histogram::Histogram;
+pub use render::Observed;
+
+/// Which way bytes went, seen from the socket that they crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Read from clients.
+    FromClient,
+    /// Written to clients.
+    ToClient,
+}
+
+/// All counters of one proxy process. Shared by reference; no method blocks or allocates after the first use of a label.
+#[derive(Debug)]
+pub struct Metrics {
+    hot: hot::Slots,
+    connections: AtomicI64,
+    connections_accepted: AtomicU64,
+    connections_refused: Family,
+    accept_errors: AtomicU64,
+    handshake_failures: Family,
+    handshake_seconds: Histogram,
+    logins: AtomicU64,
+    login_failures: Family,
+    sessions: AtomicI64,
+    sessions_opened: AtomicU64,
+    sessions_ended: Family,
+    statements_refused: Family,
+    limits_hit: Family,
+    cancels: Family,
+    pinned: AtomicI64,
+    pins: Family,
+    resets: Family,
+    wait_seconds: Histogram,
+    upstream_connects: AtomicU64,
+    upstream_connect_seconds: Histogram,
+    upstream_failures: Family,
+    upstream_closed: Family,
+    tls_reloads: Family,
+    admin_requests: Family,
+    sidecar_failures: Family,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All counters at zero.
+    pub fn new() -> Self {
+        Self {
+            hot: hot::Slots::new(),
+            connections: AtomicI64::new(0),
+            connections_accepted: AtomicU64::new(0),
+            connections_refused: Family::new(),
+            accept_errors: AtomicU64::new(0),
+            handshake_failures: Family::new(),
+            handshake_seconds: Histogram::new(histogram::SECONDS),
+            logins: AtomicU64::new(0),
+            login_failures: Family::new(),
+            sessions: AtomicI64::new(0),
+            sessions_opened: AtomicU64::new(0),
+            sessions_ended: Family::new(),
+            statements_refused: Family::new(),
+            limits_hit: Family::new(),
+            cancels: Family::new(),
+            pinned: AtomicI64::new(0),
+            pins: Family::new(),
+            resets: Family::new(),
+            wait_seconds: Histogram::new(histogram::SECONDS),
+            upstream_connects: AtomicU64::new(0),
+            upstream_connect_seconds: Histogram::new(histogram::SECONDS),
+            upstream_failures: Family::new(),
+            upstream_closed: Family::new(),
+            tls_reloads: Family::new(),
+            admin_requests: Family::new(),
+            sidecar_failures: Family::new(),
+        }
+    }
+
+    // ---- the listener
+
+    /// A client's socket was accepted and has a permit. Pair it with [`Metrics::connection_closed`].
+    pub fn connection_accepted(&self) {
+        self.connections_accepted.fetch_add(1, Relaxed);
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    /// The task of an accepted socket ended, for whatever reason.
+    pub fn connection_closed(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+    }
+
+    /// A socket was turned away before anything was read from it, e.g. `clients_max`.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.add(reason);
+    }
+
+    /// `accept(2)` itself failed, e.g. for want of file descriptors.
+    pub fn accept_failed(&self) {
+        self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    /// Client connections that are open now, those in their handshake included.
+    pub fn connections_open(&self) -> i64 {
+        self.connections.load(Relaxed)
+    }
+
+    // ---- handshake and login
+
+    /// A connection ended before it could authenticate: startup packet, TLS, deadline.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.handshake_failures.add(reason);
+    }
+
+    /// From accept to the first `ReadyForQuery`.
+    pub fn handshake_seconds(&self, took: Duration) {
+        self.handshake_seconds.observe(took);
+    }
+
+    /// A login whose proof was right.
+    pub fn login_succeeded(&self) {
+        self.logins.fetch_add(1, Relaxed);
+    }
+
+    /// A login that was refused. `reason` is ours and never tells which user.
+    pub fn login_failed(&self, reason: &'static str) {
+        self.login_failures.add(reason);
+    }
+
+    // ---- sessions
+
+    /// A session reached its first `ReadyForQuery`. Pair it with [`Metrics::session_ended`].
+    pub fn session_opened(&self) {
+        self.sessions_opened.fetch_add(1, Relaxed);
+        self.sessions.fetch_add(1, Relaxed);
+    }
+
+    /// An opened session is over.
+    pub fn session_ended(&self, reason: &'static str) {
+        self.sessions.fetch_sub(1, Relaxed);
+        self.sessions_ended.add(reason);
+    }
+
+    /// Sessions that are open now.
+    pub fn sessions_open(&self) -> i64 {
+        self.sessions.load(Relaxed)
+    }
+
+    // ---- statements
+
+    /// A text was judged and forwarded.
+    pub fn statement_allowed(&self) {
+        self.hot.mine().allowed.fetch_add(1, Relaxed);
+    }
+
+    /// A text was refused by the rule with this stable id (`Denial::rule`).
+    pub fn statement_refused(&self, rule: &'static str) {
+        self.statements_refused.add(rule);
+    }
+
+    /// From the forwarding of a query's first byte to its `ReadyForQuery`.
+    pub fn query_seconds(&self, took: Duration) {
+        self.hot.mine().query_seconds.observe(took);
+    }
+
+    /// How long the judge took over one text (a hit in the cache of verdicts counts too).
+    pub fn verdict_seconds(&self, took: Duration) {
+        self.hot.mine().verdict_seconds.observe(took);
+    }
+
+    /// Bytes of the protocol (inside TLS) that crossed a client's socket.
+    pub fn bytes(&self, direction: Direction, count: u64) {
+        let slot = self.hot.mine();
+        match direction {
+            Direction::FromClient => slot.bytes_from_clients.fetch_add(count, Relaxed),
+            Direction::ToClient => slot.bytes_to_clients.fetch_add(count, Relaxed),
+        };
+    }
+
+    /// A limit ended a statement, a transaction or a session: `statement_timeout`, `idle_in_transaction`, `rows`, …
+    pub fn limit_hit(&self, limit: &'static str) {
+        self.limits_hit.add(limit);
+    }
+
+    /// A cancel request, by what became of it: `forwarded`, `no_query`, `unknown_key`, `failed`, or `own` for ours.
+    pub fn cancel(&self, kind: &'static str) {
+        self.cancels.add(kind);
+    }
+
+    // ---- pooling
+
+    /// A session was pinned to its upstream connection. Pair it with [`Metrics::unpinned`].
+    pub fn pinned(&self, reason: &'static str) {
+        self.pinned.fetch_add(1, Relaxed);
+        self.pins.add(reason);
+    }
+
+    /// A pinned session gave its connection back, or ended.
+    pub fn unpinned(&self) {
+        self.pinned.fetch_sub(1, Relaxed);
+    }
+
+    /// A connection had to be cleaned between two sessions; `outcome` is `clean` or `closed`.
+    pub fn upstream_reset(&self, outcome: &'static str) {
+        self.resets.add(outcome);
+    }
+
+    /// How long a session waited for a connection (zero waits count).
+    pub fn wait_seconds(&self, took: Duration) {
+        self.wait_seconds.observe(took);
+    }
+
+    /// A connection to a server was opened and is logged in.
+    pub fn upstream_connected(&self, took: Duration) {
+        self.upstream_connects.fetch_add(1, Relaxed);
+        self.upstream_connect_seconds.observe(took);
+    }
+
+    /// A connection to a server could not be opened: `refused`, `timeout`, `tls`, `auth`, `protocol`, …
+    pub fn upstream_failed(&self, reason: &'static str) {
+        self.upstream_failures.add(reason);
+    }
+
+    /// A connection to a server was closed: `idle`, `lifetime`, `evicted`, `broken`, `generation`, `drain`, …
+    pub fn upstream_closed(&self, reason: &'static str) {
+        self.upstream_closed.add(reason);
+    }
+
+    // ---- the shell
+
+    /// SIGHUP read the certificate again; `outcome` is `ok` or `failed`.
+    pub fn tls_reloaded(&self, outcome: &'static str) {
+        self.tls_reloads.add(outcome);
+    }
+
+    /// A request to the admin port was answered, by class of status (`2xx`, …).
+    pub fn admin_request(&self, status_class: &'static str) {
+        self.admin_requests.add(status_class);
+    }
+
+    /// A request could not be forwarded to the sidecar: `connect`, `timeout`, `broken`.
+    pub fn sidecar_failed(&self, reason: &'static str) {
+        self.sidecar_failures.add(reason);
+    }
+
+    /// The text of a scrape, format 0.0.4
+    /// (<https://prometheus.io/docs/instrumenting/exposition_formats/>). `observed` is what others know at this moment.
+    pub fn render(&self, observed: &Observed) -> String {
+        render::render(self, observed)
+    }
+}

@@ -1,0 +1,1 @@
+//! Signals and the end of the process.
