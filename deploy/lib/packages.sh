@@ -1,0 +1,94 @@
+# Installs the Debian or Ubuntu packages that are missing, and says so. Sourced after say.sh, never run.
+#
+# What is looked for is the thing itself (a command, a library), not the package: Node.js may come from elsewhere, with
+# npm inside. Nothing is installed, and apt is not touched, when everything is there.
+
+# The directory with initdb, pg_ctl and postgres of the newest supported server on this machine, or nothing.
+postgres_bin_dir() {
+    if [[ -n ${PORTCULLIS_POSTGRES_BIN:-} ]]; then
+        echo "$PORTCULLIS_POSTGRES_BIN"
+        return
+    fi
+    local dir
+    for dir in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV); do
+        if [[ -x $dir/initdb && -x $dir/postgres ]]; then
+            echo "$dir"
+            return
+        fi
+    done
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+have_libclang() {
+    [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null
+}
+
+# A virtual environment needs ensurepip, which Debian keeps in a package of its own.
+have_venv() { have python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+jdbc_jar() {
+    local jar=/usr/share/java/postgresql.jar
+    [[ -e $jar ]] && echo "$jar"
+}
+
+# The packages that a set of needs lacks: missing_packages build | server | drivers …
+missing_packages() {
+    local need
+    for need in "$@"; do
+        case $need in
+        build)
+            have cc || echo gcc libc6-dev
+            have make || echo make
+            have_libclang || echo libclang-dev
+            ;;
+        server)
+            [[ -n $(postgres_bin_dir) ]] || echo postgresql
+            have psql || echo postgresql-client
+            have openssl || echo openssl
+            have curl || echo curl ca-certificates
+            have jq || echo jq
+            have setpriv || echo util-linux
+            ;;
+        drivers)
+            have_venv || echo python3-venv
+            have node || echo nodejs
+            # Packages of Node.js from elsewhere bring npm along; then the package `npm` would conflict with them.
+            have npm || echo npm
+            { have java && have javac; } || echo default-jdk-headless
+            jdbc_jar >/dev/null || echo libpostgresql-jdbc-java
+            ;;
+        esac
+    done | tr ' ' '\n' | sort -u
+}
+
+# Makes sure that everything a set of needs wants is there: ensure_packages build server …
+ensure_packages() {
+    local -a missing as_root=()
+    mapfile -t missing < <(missing_packages "$@")
+    if ((${#missing[@]} == 0)); then
+        return
+    fi
+    have apt-get || die "these are missing and there is no apt-get to install them with: ${missing[*]}"
+    if ((EUID != 0)); then
+        have sudo || die "please install as root: apt-get install --no-install-recommends ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "Installing Debian packages: ${missing[*]}"
+    if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+        note "Debian's package also makes a cluster of its own on port 5432; it is not used here."
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+        </dev/null | sed 's/^/        /' >&2
+    mapfile -t missing < <(missing_packages "$@")
+    if ((${#missing[@]} > 0)); then
+        die "still missing after the installation: ${missing[*]}"
+    fi
+}
+
+# Rust comes from rustup, not from Debian (its version is too old).
+ensure_rust() {
+    have cargo || PATH="$PATH:$HOME/.cargo/bin"
+    have cargo || die "Rust is missing. Install it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+}
