@@ -6,4 +6,6 @@ pub mod listen;
 pub mod metrics;
 pub mod session;
 pub mod stop;
+#[cfg(test)]
+mod testing;
 pub mod tls;

@@ -271,3 +271,142 @@ impl Metrics {
         render::render(self, observed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// One of everything, so that no metric is left at "never shown".
+    fn exercised() -> Metrics {
+        let metrics = Metrics::new();
+        let took = Duration::from_micros(300);
+        metrics.connection_accepted();
+        metrics.connection_refused("clients_max");
+        metrics.accept_failed();
+        metrics.handshake_failed("deadline");
+        metrics.handshake_seconds(took);
+        metrics.login_succeeded();
+        metrics.login_failed("password");
+        metrics.session_opened();
+        metrics.session_opened();
+        metrics.session_ended("terminate");
+        metrics.statement_allowed();
+        metrics.statement_refused("function.not_allowed");
+        metrics.query_seconds(took);
+        metrics.verdict_seconds(took);
+        metrics.bytes(Direction::FromClient, 10);
+        metrics.bytes(Direction::ToClient, 20);
+        metrics.limit_hit("statement_timeout");
+        metrics.cancel("forwarded");
+        metrics.pinned("with_hold");
+        metrics.unpinned();
+        metrics.upstream_reset("clean");
+        metrics.wait_seconds(took);
+        metrics.upstream_connected(took);
+        metrics.upstream_failed("refused");
+        metrics.upstream_closed("idle");
+        metrics.tls_reloaded("ok");
+        metrics.admin_request("2xx");
+        metrics.sidecar_failed("connect");
+        metrics
+    }
+
+    /// Reads the text format strictly: HELP and TYPE once and first, samples of that name only, no sample twice.
+    fn parse(text: &str) -> BTreeMap<String, f64> {
+        let mut samples = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        let (mut name, mut kind) = (String::new(), String::new());
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (new, help) = rest.split_once(' ').unwrap();
+                assert!(names.insert(new.to_owned()), "{new} twice");
+                assert!(!help.is_empty() && !help.contains('\\'), "{line}");
+                name = new.to_owned();
+                kind.clear();
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (of, new) = rest.split_once(' ').unwrap();
+                assert_eq!(of, name, "TYPE follows HELP");
+                new.clone_into(&mut kind);
+            } else {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                let of = series.split('{').next().unwrap();
+                let suffixes: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+                assert!(suffixes.iter().any(|suffix| of == format!("{name}{suffix}")), "{line} under {name} {kind}");
+                assert!(of.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{line}");
+                assert_eq!(kind == "counter", of.ends_with("_total"), "{line}");
+                assert!(samples.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{line} twice");
+            }
+        }
+        assert!(text.ends_with('\n'));
+        samples
+    }
+
+    #[test]
+    fn a_scrape_is_valid_and_shows_every_fact() {
+        let observed = Observed { ready: true, upstream_idle: 3, resident_bytes: Some(4096), ..Observed::default() };
+        let samples = parse(&exercised().render(&observed));
+        for (series, value) in [
+            ("client_connections", 1.0),
+            ("client_connections_total", 1.0),
+            ("client_connections_refused_total{reason=\"clients_max\"}", 1.0),
+            ("accept_errors_total", 1.0),
+            ("handshake_failures_total{reason=\"deadline\"}", 1.0),
+            ("handshake_seconds_count", 1.0),
+            ("logins_total", 1.0),
+            ("login_failures_total{reason=\"password\"}", 1.0),
+            ("sessions", 1.0),
+            ("sessions_opened_total", 2.0),
+            ("sessions_ended_total{reason=\"terminate\"}", 1.0),
+            ("statements_total{verdict=\"allowed\"}", 1.0),
+            ("statements_total{verdict=\"refused\"}", 1.0),
+            ("statements_refused_total{rule=\"function.not_allowed\"}", 1.0),
+            ("query_seconds_bucket{le=\"0.00025\"}", 0.0),
+            ("query_seconds_bucket{le=\"0.0005\"}", 1.0),
+            ("query_seconds_bucket{le=\"+Inf\"}", 1.0),
+            ("query_seconds_sum", 0.0003),
+            ("verdict_seconds_count", 1.0),
+            ("client_bytes_total{direction=\"in\"}", 10.0),
+            ("client_bytes_total{direction=\"out\"}", 20.0),
+            ("limits_hit_total{limit=\"statement_timeout\"}", 1.0),
+            ("cancels_total{kind=\"forwarded\"}", 1.0),
+            ("pinned_sessions", 0.0),
+            ("pins_total{reason=\"with_hold\"}", 1.0),
+            ("upstream_resets_total{outcome=\"clean\"}", 1.0),
+            ("wait_seconds_count", 1.0),
+            ("upstream_connects_total", 1.0),
+            ("upstream_connections{state=\"idle\"}", 3.0),
+            ("upstream_connect_seconds_count", 1.0),
+            ("upstream_failures_total{reason=\"refused\"}", 1.0),
+            ("upstream_closed_total{reason=\"idle\"}", 1.0),
+            ("tls_reloads_total{outcome=\"ok\"}", 1.0),
+            ("admin_requests_total{status=\"2xx\"}", 1.0),
+            ("sidecar_failures_total{reason=\"connect\"}", 1.0),
+            ("ready", 1.0),
+            ("process_resident_memory_bytes", 4096.0),
+        ] {
+            assert_eq!(samples.get(&format!("portcullis_{series}")), Some(&value), "{series}");
+        }
+    }
+
+    #[test]
+    fn buckets_are_cumulative_and_end_with_the_count() {
+        let metrics = Metrics::new();
+        for millis in [0, 1, 3, 40, 400_000] {
+            metrics.wait_seconds(Duration::from_millis(millis));
+        }
+        let samples = parse(&metrics.render(&Observed::default()));
+        let mut buckets: Vec<(f64, f64)> = samples
+            .iter()
+            .filter_map(|(series, count)| {
+                let bound = series.strip_prefix("portcullis_wait_seconds_bucket{le=\"")?.strip_suffix("\"}")?;
+                Some((bound.replace("+Inf", "inf").parse().unwrap(), *count))
+            })
+            .collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        assert!(buckets.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{buckets:?}");
+        assert_eq!(buckets.last().map(|last| last.1), Some(5.0));
+        assert_eq!(buckets[buckets.len() - 2].1, 4.0, "400 s is beyond the last bound");
+        assert_eq!(samples["portcullis_wait_seconds_count"], 5.0);
+    }
+}

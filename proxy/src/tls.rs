@@ -7,6 +7,8 @@
 //! It must not hold the key in more places than rustls needs, and must not print anything of it.
 
 mod binding;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use portcullis_config::TlsConfig;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
@@ -37,8 +40,7 @@ pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
 
 /// Where the identity comes from, and the one in use.
 pub struct Tls {
-    certificate_file: PathBuf,
-    key_file: PathBuf,
+    config: TlsConfig,
     current: ArcSwap<TlsIdentity>,
 }
 
@@ -150,18 +152,14 @@ pub enum TlsError {
 
 impl Tls {
     /// Reads and checks the chain and the key. The paths are kept for [`Tls::reload`].
-    pub fn load(certificate_file: &Path, key_file: &Path) -> Result<Self, TlsError> {
-        let identity = TlsIdentity::read(certificate_file, key_file, Timestamp::now())?;
-        Ok(Self {
-            certificate_file: certificate_file.to_owned(),
-            key_file: key_file.to_owned(),
-            current: ArcSwap::from_pointee(identity),
-        })
+    pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let identity = TlsIdentity::read(&config.certificate_file, &config.key_file, Timestamp::now())?;
+        Ok(Self { config: config.clone(), current: ArcSwap::from_pointee(identity) })
     }
 
     /// Reads both files again. On failure the old identity stays in use. Sessions that run keep theirs.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let identity = TlsIdentity::read(&self.certificate_file, &self.key_file, Timestamp::now())?;
+        let identity = TlsIdentity::read(&self.config.certificate_file, &self.config.key_file, Timestamp::now())?;
         self.current.store(Arc::new(identity));
         Ok(())
     }
@@ -212,7 +210,7 @@ impl std::fmt::Debug for TlsIdentity {
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").field("certificate_file", &self.certificate_file).finish_non_exhaustive()
+        f.debug_struct("Tls").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
