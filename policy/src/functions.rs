@@ -189,7 +189,7 @@ mod tests {
              pg_logical_emit_message pg_create_logical_replication_slot pg_stat_reset pg_stat_get_activity \
              pg_stat_get_backend_activity pg_lock_status pg_blocking_pids pg_control_system pg_current_logfile \
              pg_import_system_collations pg_log_backend_memory_contexts pg_config pg_show_all_file_settings \
-             pg_hba_file_rules pg_prepared_statement pg_cursor pg_prepared_xact setseed currtid2 dblink dblink_connect \
+             pg_hba_file_rules pg_prepared_statement pg_prepared_xact setseed currtid2 dblink dblink_connect \
              dblink_exec pg_file_write crosstab array_in textin int4recv plpgsql_call_handler fmgr_c_validator",
             Class::Forbidden,
         );
@@ -253,7 +253,7 @@ mod tests {
         {
             assert!(!revoked_functions().contains(&name), "{name}");
         }
-        for name in ["pg_database", "pg_roles", "pg_settings", "pg_class", "pg_subscription", "pg_shdescription"] {
+        for name in ["pg_database", "pg_roles", "pg_settings", "pg_class", "pg_cursors", "pg_subscription", "pg_shdescription"] {
             assert!(!revoked_relations().contains(&name), "{name}");
         }
         assert!(revoked_functions().iter().all(|name| name.contains('(') || lookup(name) != Class::Allowed));
