@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod gate;
+pub mod harden;
 pub mod listen;
 pub mod metrics;
 pub mod session;

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
+use crate::metrics::Metrics;
 use crate::session;
 
 /// Connections that may wait in the kernel to be accepted.
@@ -39,54 +41,86 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts until `stop` is cancelled, then closes the port and returns when the last session has ended. Dropping the
 /// future stops accepting, but sessions are tasks of their own.
 pub async fn serve(listener: TcpListener, gate: Arc<Gate>, stop: CancellationToken) {
-    let sessions = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((socket, peer)) => admit(socket, peer, &gate, &sessions),
-            Err(error) if belongs_to_one_connection(&error) => {}
-            Err(error) => {
-                gate.metrics.accept_failed();
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+    let port = Port { clients: gate.clients.clone(), metrics: gate.metrics.clone(), sessions: TaskTracker::new() };
+    port.accept(listener, stop, |socket, peer| session::run(socket, peer, gate.clone())).await;
+}
+
+/// The listener's own state, apart from what its sessions need.
+struct Port {
+    clients: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+    sessions: TaskTracker,
+}
+
+impl Port {
+    async fn accept<S>(
+        &self,
+        listener: TcpListener,
+        stop: CancellationToken,
+        session: impl Fn(TcpStream, SocketAddr) -> S,
+    ) where
+        S: Future<Output = ()> + Send + 'static,
+    {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => self.admit(socket, peer, &session),
+                Err(error) if belongs_to_one_connection(&error) => {}
+                Err(error) => {
+                    self.metrics.accept_failed();
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+        drop(listener);
+        self.sessions.close();
+        self.sessions.wait().await;
     }
-    drop(listener);
-    sessions.close();
-    sessions.wait().await;
+
+    fn admit<S>(&self, socket: TcpStream, peer: SocketAddr, session: impl Fn(TcpStream, SocketAddr) -> S)
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
+        let Ok(permit) = self.clients.clone().try_acquire_owned() else {
+            self.metrics.connection_refused("clients_max");
+            refuse(socket);
+            return;
+        };
+        if let Err(error) = tune(&socket) {
+            // The client is gone already.
+            tracing::debug!(%peer, %error, "a connection ended before it began");
+            return;
+        }
+        let open = Open::new(self.metrics.clone(), permit);
+        let session = session(socket, peer);
+        self.sessions.spawn(async move {
+            let _open = open;
+            session.await;
+        });
+    }
 }
 
-fn admit(socket: TcpStream, peer: SocketAddr, gate: &Arc<Gate>, sessions: &TaskTracker) {
-    let Ok(permit) = gate.clients.clone().try_acquire_owned() else {
-        gate.metrics.connection_refused("clients_max");
-        refuse(socket);
-        return;
-    };
-    if let Err(error) = tune(&socket) {
-        // The client is gone already.
-        tracing::debug!(%peer, %error, "a connection ended before it began");
-        return;
-    }
-    gate.metrics.connection_accepted();
-    let gate = gate.clone();
-    sessions.spawn(async move {
-        let _open = Open(gate.clone());
-        let _permit = permit;
-        session::run(socket, peer, gate).await;
-    });
+/// A connection's permit and its place in the count, given back together however its task ends.
+struct Open {
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// Counts a connection as closed also when its task panics.
-struct Open(Arc<Gate>);
+impl Open {
+    fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Self {
+        metrics.connection_accepted();
+        Self { metrics, _permit: permit }
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.metrics.connection_closed();
+        self.metrics.connection_closed();
     }
 }
 
@@ -114,3 +148,88 @@ fn refuse(socket: TcpStream) {
 
 /// `ErrorResponse` FATAL 53300 with PostgreSQL's own words.
 const TOO_MANY_CLIENTS: &[u8] = b"E\x00\x00\x00\x3bSFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0\0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Observed;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// A port whose sessions end when their client says something.
+    async fn start(clients_max: usize) -> (SocketAddr, Arc<Metrics>, CancellationToken, tokio::task::JoinHandle<()>) {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
+        let clients = Arc::new(Semaphore::new(clients_max));
+        let port = Port { clients, metrics: metrics.clone(), sessions: TaskTracker::new() };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            port.accept(listener, stopped, |mut socket, _| async move {
+                assert!(socket.nodelay().unwrap());
+                assert!(SockRef::from(&socket).keepalive().unwrap());
+                let _ = socket.write_all(b"+").await;
+                let _ = socket.read_u8().await;
+            })
+            .await;
+        });
+        (address, metrics, stop, task)
+    }
+
+    async fn connect(address: SocketAddr) -> (TcpStream, u8) {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let first = socket.read_u8().await.unwrap();
+        (socket, first)
+    }
+
+    #[tokio::test]
+    async fn beyond_clients_max_a_client_hears_53300() {
+        let (address, metrics, ..) = start(2).await;
+        let (one, _two) = (connect(address).await, connect(address).await);
+        assert_eq!((one.1, metrics.connections_open()), (b'+', 2));
+
+        let mut third = TcpStream::connect(address).await.unwrap();
+        let mut heard = Vec::new();
+        third.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, TOO_MANY_CLIENTS);
+        assert_eq!(usize::try_from(u32::from_be_bytes(heard[1..5].try_into().unwrap())), Ok(heard.len() - 1));
+        let page = metrics.render(&Observed::default());
+        assert!(page.contains("portcullis_client_connections_refused_total{reason=\"clients_max\"} 1\n"), "{page}");
+
+        // One leaves: its permit is for the next, as soon as its task has ended.
+        drop(one);
+        loop {
+            let (_, first) = connect(address).await;
+            if first == b'+' {
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_closes_the_port_and_waits_for_sessions() {
+        let (address, metrics, stop, task) = start(10).await;
+        let (mut client, _) = connect(address).await;
+        stop.cancel();
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!task.is_finished(), "a session is left");
+        assert_eq!(metrics.connections_open(), 1);
+        client.write_all(b"x").await.unwrap();
+        task.await.unwrap();
+        assert_eq!(metrics.connections_open(), 0);
+    }
+
+    #[test]
+    fn which_accept_errors_pause() {
+        for (errno, one_connection) in
+            [(103, true), (104, true), (111, true), (4, true), (24, false), (23, false), (12, false)]
+        {
+            assert_eq!(
+                belongs_to_one_connection(&io::Error::from_raw_os_error(errno)),
+                one_connection,
+                "errno {errno}"
+            );
+        }
+    }
+}
