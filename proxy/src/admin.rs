@@ -12,6 +12,8 @@ mod forward;
 mod headers;
 mod operator;
 mod ready;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::pin::pin;

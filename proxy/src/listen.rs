@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use portcullis_wire::{ErrorMessage, SqlState};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -141,13 +143,17 @@ fn belongs_to_one_connection(error: &io::Error) -> bool {
 /// startup packet would mean to hold what `clients_max` says not to hold.
 fn refuse(socket: TcpStream) {
     if let Ok(mut socket) = socket.into_std() {
-        let _ = socket.write_all(TOO_MANY_CLIENTS);
+        let _ = socket.write_all(&too_many_clients());
         let _ = socket.shutdown(std::net::Shutdown::Write);
     }
 }
 
-/// `ErrorResponse` FATAL 53300 with PostgreSQL's own words.
-const TOO_MANY_CLIENTS: &[u8] = b"E\x00\x00\x00\x3bSFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0\0";
+/// PostgreSQL's own words.
+fn too_many_clients() -> BytesMut {
+    let mut frame = BytesMut::new();
+    ErrorMessage::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already").encode_error(&mut frame);
+    frame
+}
 
 #[cfg(test)]
 mod tests {
@@ -190,8 +196,7 @@ mod tests {
         let mut third = TcpStream::connect(address).await.unwrap();
         let mut heard = Vec::new();
         third.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, TOO_MANY_CLIENTS);
-        assert_eq!(usize::try_from(u32::from_be_bytes(heard[1..5].try_into().unwrap())), Ok(heard.len() - 1));
+        assert_eq!(heard, b"E\x00\x00\x00\x3bSFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0\0");
         let page = metrics.render(&Observed::default());
         assert!(page.contains("portcullis_client_connections_refused_total{reason=\"clients_max\"} 1\n"), "{page}");
 

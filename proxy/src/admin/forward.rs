@@ -2,8 +2,8 @@
 //!
 //! One connection to the sidecar per request: nothing of one caller's exchange is left for another's, and a sidecar
 //! that restarted is found at once. Bodies stream in both directions and are never looked at. Framing is hyper's own on
-//! each side (a request that arrived with both `Transfer-Encoding` and `Content-Length` leaves with one of them), and
-//! trailers end here.
+//! each side: of a request with both `Transfer-Encoding` and `Content-Length` it honours the former, as RFC 9112 says,
+//! closes the caller's connection after it, and sends it on with one length. Trailers end here.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use bytes::{Buf as _, Bytes};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use portcullis_config::{AdminConfig, SidecarAddress};
@@ -42,7 +42,6 @@ const BROKEN: &str = "The provisioning sidecar broke off. \
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     Method,
-    Framing,
     Host,
     TooLong,
 }
@@ -53,7 +52,6 @@ pub async fn forward(config: &AdminConfig, metrics: &Metrics, request: Request<I
     if let Some(refusal) = refusal(request.method(), request.version(), request.headers(), length, config) {
         return match refusal {
             Refusal::Method => answer::wrong_method("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-            Refusal::Framing => answer::bad_request("Transfer-Encoding and Content-Length exclude each other."),
             Refusal::Host => answer::bad_request("A request has exactly one Host."),
             Refusal::TooLong => answer::too_long(config.body_bytes_max),
         };
@@ -76,9 +74,6 @@ fn refusal(
     let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
     if !known.contains(method) {
         return Some(Refusal::Method);
-    }
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Some(Refusal::Framing);
     }
     let hosts = headers.get_all(HOST).iter().count();
     if hosts > 1 || (hosts == 0 && version >= Version::HTTP_11) {
