@@ -106,6 +106,7 @@ port = $PG_PORT
 database = "postgres"
 user = "postgres"
 password = "$superuser"
+tls = "disable"
 TOML
     )
 }

@@ -129,16 +129,16 @@ tab_completes() {
     local keys
     keys=$(mktemp -u "$RUN/keys.XXXXXX")
     mkfifo "$keys"
+    : >"$RUN/completion"
     {
         # The line is completed only after psql is ready for it, and sent only after the answer of the completion.
         exec 8>"$keys"
-        until_true 10 "psql's prompt" grep -q '=>' "$RUN/completion" 
+        until_true 10 "psql's prompt" grep -q '=[>#]' "$RUN/completion"
         printf '%s\t' "$2" >&8
         until_true 10 "the completion" grep -q 'dl_resolved\.people' "$RUN/completion" || true
         printf ';\n\\q\n' >&8
         exec 8>&-
     } &
-    : >"$RUN/completion"
     script -q -e -f -c "psql -X -P pager=off '$1'" "$RUN/completion" <"$keys" >/dev/null 2>&1 || true
     wait $! || true
     rm -f "$keys"

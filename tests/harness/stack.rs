@@ -1,0 +1,372 @@
+//! A whole Portcullis: PostgreSQL, the sidecar and the proxy, and the workspaces that tests make in it.
+//!
+//! [`Stack::shared`] is what most tests want: the one that tests/run started for everybody, or one of their own when they
+//! are run by hand. A test that kills something takes [`Stack::private`]. Every test makes its own workspace, so tests
+//! on one stack do not see each other.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::{
+    certificates::Authority,
+    cluster::{Cluster, connect, free_port, random, socket_config},
+    customer::Credentials,
+    process::{Kind, Process},
+    programs,
+    wait::until,
+};
+
+/// The variable with the path of the shared stack's description.
+pub const SHARED: &str = "PORTCULLIS_TEST_STACK";
+
+/// Everything that a test needs to know about a running stack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Access {
+    /// The directory of the stack's files: configuration, logs, socket.
+    pub home: PathBuf,
+    /// The proxy's wire port on 127.0.0.1.
+    pub wire_port: u16,
+    /// The proxy's admin port on 127.0.0.1.
+    pub admin_port: u16,
+    /// The admin key that the sidecar minted.
+    pub admin_key: String,
+    /// The authority that signed the proxy's certificate, PEM.
+    pub ca_pem: String,
+    /// PostgreSQL's own port.
+    pub postgres_port: u16,
+}
+
+/// What differs from the defaults in a private stack.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Keys of proxy.toml, such as `("limits.idle_timeout_ms", "500")`.
+    pub proxy: Vec<(&'static str, String)>,
+    /// Keys of provisioner.toml.
+    pub provisioner: Vec<(&'static str, String)>,
+}
+
+impl Options {
+    /// Sets one key of proxy.toml.
+    #[must_use]
+    pub fn proxy(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.proxy.push((key, value.to_string()));
+        self
+    }
+}
+
+/// A running stack, or the address of the shared one.
+#[derive(Debug)]
+pub struct Stack {
+    /// How to reach it.
+    pub access: Access,
+    own: Option<Own>,
+}
+
+/// The processes of a stack, in the order in which they are stopped.
+#[derive(Debug)]
+struct Own {
+    authority: Authority,
+    proxy: Option<Process>,
+    sidecar: Option<Process>,
+    cluster: Cluster,
+}
+
+impl Stack {
+    /// The stack that all tests of a run share.
+    pub async fn shared() -> Stack {
+        match env::var_os(SHARED) {
+            Some(path) => {
+                let text = fs::read_to_string(&path).expect("the shared stack's description reads");
+                Stack { access: serde_json::from_str(&text).expect("the shared stack's description"), own: None }
+            }
+            None => Stack::private(Options::default()).await,
+        }
+    }
+
+    /// A stack of the test's own, for what others must not notice.
+    pub async fn private(options: Options) -> Stack {
+        let cluster = Cluster::start().await;
+        let authority = Authority::new();
+        let access = Access {
+            home: cluster.home.clone(),
+            wire_port: free_port(),
+            admin_port: free_port(),
+            admin_key: String::new(),
+            ca_pem: authority.certificate.clone(),
+            postgres_port: cluster.port,
+        };
+        let passwords = bootstrap(&cluster).await;
+        write_files(&access, &cluster, &authority, &passwords, &options);
+        let mut stack = Stack { access, own: Some(Own { authority, proxy: None, sidecar: None, cluster }) };
+        stack.start_sidecar().await;
+        stack.start_proxy().await;
+        stack.ready().await;
+        stack
+    }
+
+    /// Waits until the proxy serves and the sidecar behind it answers.
+    pub async fn ready(&mut self) {
+        let access = self.access.clone();
+        until("the proxy's /readyz and the sidecar behind it", async || {
+            self.expect_alive();
+            let ready = access.get("/readyz").without_key().try_send().await.ok()?.status;
+            let api = access.get("/workspaces").try_send().await.ok()?.status;
+            (ready == 200 && api == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Starts the sidecar, the first time or after it was killed.
+    pub async fn start_sidecar(&mut self) {
+        let home = self.access.home.clone();
+        self.own().sidecar = Some(start("portcullis-provisioner", &home));
+        let key = home.join("admin.key");
+        self.access.admin_key = until("the first admin key", async || {
+            self.expect_alive();
+            fs::read_to_string(&key).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty())
+        })
+        .await;
+    }
+
+    /// Starts the proxy, the first time or after it was killed.
+    pub async fn start_proxy(&mut self) {
+        let home = self.access.home.clone();
+        self.own().proxy = Some(start("portcullis-proxy", &home));
+        let port = self.access.wire_port;
+        until("the proxy's wire port", async || {
+            self.expect_alive();
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok().map(drop)
+        })
+        .await;
+    }
+
+    /// `kill -9` of the sidecar.
+    pub fn kill_sidecar(&mut self) {
+        self.own().sidecar.take().expect("the sidecar runs").kill();
+    }
+
+    /// `kill -9` of the proxy.
+    pub fn kill_proxy(&mut self) {
+        self.own().proxy.take().expect("the proxy runs").kill();
+    }
+
+    /// The proxy's process.
+    pub fn proxy(&mut self) -> &mut Process {
+        self.own().proxy.as_mut().expect("the proxy runs")
+    }
+
+    /// The PostgreSQL behind it.
+    pub fn cluster(&mut self) -> &mut Cluster {
+        &mut self.own().cluster
+    }
+
+    /// Replaces the proxy's certificate by a new one of the same authority. The proxy learns of it by SIGHUP.
+    pub fn replace_certificate(&mut self) {
+        let home = self.access.home.clone();
+        write_certificate(&home, &self.own().authority);
+    }
+
+    /// A new workspace with a name of its own, without data.
+    pub async fn workspace(&self, profile: &str) -> Workspace {
+        let name = format!("w{:012x}", random() >> 16);
+        let body = json!({"name": name, "database": "PostgreSQL", "mode": "control", "profile": profile});
+        let created = self.access.post("/workspaces", &body).send().await.expect(201);
+        let id = created["id"].as_str().expect("an id").to_owned();
+        Workspace { access: self.access.clone(), name, id, profile: profile.to_owned() }
+    }
+
+    /// A new workspace of profile `storage` with the demo's people and companies.
+    pub async fn filled(&self) -> Workspace {
+        let workspace = self.workspace("storage").await;
+        workspace.fill().await;
+        workspace
+    }
+
+    /// What the proxy logged, for a failing test.
+    #[must_use]
+    pub fn proxy_log(&self) -> String {
+        fs::read_to_string(self.access.home.join("portcullis-proxy.log")).unwrap_or_default()
+    }
+
+    fn own(&mut self) -> &mut Own {
+        self.own.as_mut().expect("this stack is shared; take Stack::private to change its processes")
+    }
+
+    fn expect_alive(&mut self) {
+        if let Some(own) = &mut self.own {
+            own.proxy.iter_mut().chain(&mut own.sidecar).for_each(Process::expect_alive);
+        }
+    }
+}
+
+/// A workspace that a test made.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    /// The stack that it is in.
+    pub access: Access,
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// Its profile.
+    pub profile: String,
+}
+
+const INGESTION: &str = "/api/v2/ingestion";
+
+impl Workspace {
+    /// The credentials of `kind`, revealed.
+    pub async fn reveal(&self, kind: &str) -> Credentials {
+        let path = format!("{INGESTION}/connection-uris/reveal");
+        let body = self.access.post(&path, &json!({"kind": kind})).workspace(&self.name).send().await.expect(200);
+        Credentials::from_body(&body, &self.access.ca_pem)
+    }
+
+    /// Rotates the password of `kind`; gives the new credentials and the whole answer.
+    pub async fn rotate(&self, kind: &str, grace_seconds: u32, terminate: bool) -> (Credentials, Value) {
+        let path = format!("{INGESTION}/connection-uris/rotate");
+        let body = json!({"kind": kind, "grace_seconds": grace_seconds, "terminate_sessions": terminate});
+        let body = self.access.post(&path, &body).workspace(&self.name).send().await.expect(200);
+        (Credentials::from_body(&body, &self.access.ca_pem), body)
+    }
+
+    /// The name of its database on the server.
+    pub async fn database(&self) -> String {
+        let kind = if self.profile == "override" { "read" } else { "customer_db" };
+        self.reveal(kind).await.database
+    }
+
+    /// Fills it with the demo's people and companies, as the superuser.
+    pub async fn fill(&self) {
+        let script = fs::read_to_string(programs::root().join("deploy/demo-data.sql")).expect("the demo's data");
+        self.superuser().await.batch_execute(&script).await.expect("the demo's data loads");
+    }
+
+    /// A superuser's session in its database, around the gate.
+    pub async fn superuser(&self) -> Client {
+        self.access.superuser(&self.database().await).await
+    }
+
+    /// A session around the gate with the very login role and role that the proxy uses for `kind`.
+    pub async fn backend(&self, kind: &str) -> Client {
+        let database = self.database().await;
+        let role = format!("{}_{kind}", self.id);
+        let logins = "SELECT min(rolname) FROM pg_roles WHERE rolcanlogin AND rolname IN ($1 || '_a', $1 || '_b')";
+        let superuser = self.access.superuser("postgres").await;
+        let login: Option<String> = superuser.query_one(logins, &[&role]).await.expect("pg_roles reads").get(0);
+        let login = login.unwrap_or_else(|| panic!("no login role for {role}"));
+        let mut config = socket_config(&self.access.home, self.access.postgres_port, &login, &database);
+        config.options(format!("-c role={role}"));
+        connect(&config).await.expect("the backend role connects around the gate")
+    }
+}
+
+impl Access {
+    /// A superuser's session in `database`, around the gate.
+    pub async fn superuser(&self, database: &str) -> Client {
+        let config = socket_config(&self.home, self.postgres_port, "postgres", database);
+        connect(&config).await.expect("the superuser connects")
+    }
+}
+
+struct Passwords {
+    provisioner: String,
+    proxy: String,
+}
+
+/// Makes the catalog's database and roles, with the script that deployments use.
+async fn bootstrap(cluster: &Cluster) -> Passwords {
+    let passwords = Passwords { provisioner: crate::cluster::random_hex(), proxy: crate::cluster::random_hex() };
+    let output = tokio::process::Command::new("psql")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-h"])
+        .arg(&cluster.home)
+        .args(["-p", &cluster.port.to_string()])
+        .args(["-v", &format!("provisioner_password={}", passwords.provisioner)])
+        .args(["-v", &format!("proxy_password={}", passwords.proxy)])
+        .arg("-f")
+        .arg(programs::root().join("deploy/bootstrap.sql"))
+        .output()
+        .await
+        .expect("psql runs");
+    assert!(output.status.success(), "deploy/bootstrap.sql: {}", String::from_utf8_lossy(&output.stderr));
+    passwords
+}
+
+fn write_files(access: &Access, cluster: &Cluster, authority: &Authority, passwords: &Passwords, options: &Options) {
+    let home = &access.home;
+    let path = |name: &str| home.join(name).display().to_string();
+    let key = || STANDARD.encode((0..4).flat_map(|_| random().to_ne_bytes()).collect::<Vec<_>>());
+    let (proxy_key, key_of_keys) = (key(), key());
+    write_certificate(home, authority);
+    let sidecar = format!("unix:{}", path("sidecar.sock"));
+    let proxy = json!({
+        "listen": {"address": format!("127.0.0.1:{}", access.wire_port)},
+        "tls": {"certificate_file": path("server.crt"), "key_file": path("server.key")},
+        "admin": {"address": format!("127.0.0.1:{}", access.admin_port), "sidecar": sidecar},
+        "catalog": {
+            "url": format!("postgresql://portcullis_proxy@127.0.0.1:{}/portcullis", cluster.port),
+            "password": passwords.proxy,
+        },
+        "keys": {"proxy_key": proxy_key},
+    });
+    let provisioner = json!({
+        "api": {"listen": sidecar},
+        "catalog": {
+            "url": format!("postgresql://portcullis_provisioner@127.0.0.1:{}/portcullis", cluster.port),
+            "password": passwords.provisioner,
+        },
+        "keys": {"key_of_keys": key_of_keys, "proxy_key": proxy_key},
+        "public": {"host": "localhost", "port": access.wire_port, "sslmode": "require"},
+        "bootstrap": {"admin_key_file": path("admin.key")},
+        "project": {"id": "test", "name": "Test project"},
+        "servers": {"main": {
+            "host": "127.0.0.1", "port": cluster.port, "database": "postgres", "user": "postgres",
+            "password": cluster.password, "tls": "disable",
+        }},
+    });
+    fs::write(home.join("portcullis-proxy.toml"), toml(&proxy, &options.proxy)).expect("proxy.toml is written");
+    fs::write(home.join("portcullis-provisioner.toml"), toml(&provisioner, &options.provisioner))
+        .expect("provisioner.toml is written");
+}
+
+fn write_certificate(home: &Path, authority: &Authority) {
+    let pem = authority.issue();
+    fs::write(home.join("server.crt"), pem.certificate).expect("the certificate is written");
+    fs::write(home.join("server.key"), pem.key).expect("the key is written");
+}
+
+/// The settings as TOML with dotted keys, the overrides instead of what they override. JSON's strings and numbers are
+/// TOML's too.
+fn toml(settings: &Value, overrides: &[(&'static str, String)]) -> String {
+    let mut lines = Vec::new();
+    flatten("", settings, &mut lines);
+    lines.retain(|(key, _)| overrides.iter().all(|(other, _)| other != key));
+    lines.extend(overrides.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    lines.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+}
+
+fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&key, member, lines);
+            }
+        }
+        _ => lines.push((prefix.to_owned(), value.to_string())),
+    }
+}
+
+fn start(name: &str, home: &Path) -> Process {
+    let config = home.join(format!("{name}.toml"));
+    let log = home.join(format!("{name}.log"));
+    let arguments = ["--config", config.to_str().expect("a path in UTF-8")];
+    Process::start(name, Kind::Own, &programs::own(name), &arguments, &log)
+}
