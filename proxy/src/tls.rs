@@ -262,7 +262,7 @@ impl Leaf {
         let mut parsed = Vec::with_capacity(chain.len());
         for (index, der) in chain.iter().enumerate() {
             match X509Certificate::from_der(der) {
-                Ok((rest, certificate)) if rest.is_empty() => parsed.push(certificate),
+                Ok(([], certificate)) => parsed.push(certificate),
                 _ => return Err(TlsError::Certificate { file: file(), position: index + 1 }),
             }
         }

@@ -201,7 +201,7 @@ async fn who_may_see_what() {
         (&keyed, "POST", "/drain", "Authorization: Bearer operate\r\n", 202),
     ];
     for (port, method, path, lines, expect) in rows {
-        assert_eq!(port.draining.is_cancelled(), false, "before {method} {path}");
+        assert!(!port.draining.is_cancelled(), "before {method} {path}");
         let answer = port.ask(method, path, lines).await;
         assert_eq!(status(&answer), expect, "{method} {path} {lines:?}: {answer}");
     }
