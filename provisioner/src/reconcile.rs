@@ -1,0 +1,4 @@
+pub mod apply;
+pub mod intent;
+pub mod observe;
+pub mod plan;

@@ -1,0 +1,303 @@
+//! What a server holds for one workspace, read from PostgreSQL's own catalogs. Reads only; decides nothing.
+//!
+//! Roles, memberships and the database are compared fact by fact. What is inside the database (definitions, owners and
+//! ACLs) is reduced to one fingerprint per object, because PostgreSQL prints a definition in its own words: what was
+//! fingerprinted when it was laid out is what must be seen again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::intent::Intent;
+use crate::server::{ServerError, Session};
+
+/// One digest per object or ACL, by a name that a person understands (`view dl_resolved.people`).
+pub type Fingerprints = BTreeMap<String, String>;
+
+/// What was laid out last, as the catalog remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// The intent's digest at that time.
+    pub intent: String,
+    /// The server's major version at that time: another one prints definitions differently.
+    pub major: i32,
+    /// What the objects looked like.
+    pub objects: Fingerprints,
+}
+
+/// Everything that the plan needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// The server as a whole.
+    pub cluster: Cluster,
+    /// The inside of the database; `None` while there is none.
+    pub inside: Option<Inside>,
+    /// What was laid out last; `None` the first time, or when it never came to an end.
+    pub record: Option<Record>,
+}
+
+/// What is shared by all databases of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cluster {
+    /// Major version: 14 to 18.
+    pub major: i32,
+    /// Whether we are a superuser there: without it one wall stands only in part.
+    pub superuser: bool,
+    /// The role that we are logged in as.
+    pub me: String,
+    /// Which of `postgres` and `template1` PUBLIC can do anything in.
+    pub open_databases: Vec<String>,
+    /// The workspace's database.
+    pub database: Option<DatabaseFact>,
+    /// Those of our roles that exist.
+    pub roles: BTreeMap<String, RoleFact>,
+    /// Memberships in which one of our roles is the member.
+    pub memberships: BTreeSet<Membership>,
+}
+
+/// The row of `pg_database`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseFact {
+    /// Owner's name.
+    pub owner: String,
+    /// `role=PRIVILEGE`, PUBLIC as the empty role; the owner's own left out.
+    pub privileges: BTreeSet<String>,
+}
+
+/// The row of `pg_authid`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoleFact {
+    /// LOGIN.
+    pub login: bool,
+    /// INHERIT.
+    pub inherit: bool,
+    /// Any of SUPERUSER, CREATEROLE, CREATEDB, REPLICATION, BYPASSRLS.
+    pub elevated: bool,
+    /// CONNECTION LIMIT.
+    pub connections_max: i32,
+    /// The password as stored; `None` when there is none.
+    pub password: Option<String>,
+    /// Whether `password` could be read at all (superusers only).
+    pub password_known: bool,
+    /// VALID UNTIL is set.
+    pub expires: bool,
+    /// Settings attached to the role, `database:setting`, the database empty where they hold for all.
+    pub settings: BTreeSet<String>,
+}
+
+/// A row of `pg_auth_members`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Membership {
+    /// The role that is granted.
+    pub role: String,
+    /// The role that it is granted to.
+    pub member: String,
+    /// WITH ADMIN, WITH INHERIT (PostgreSQL 16 and newer), or without SET: not what we grant.
+    pub unusual: bool,
+}
+
+/// What is in the database.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inside {
+    /// Managed objects and every ACL that matters.
+    pub objects: Fingerprints,
+    /// How many of the functions to close PUBLIC may still execute.
+    pub functions_open: i64,
+}
+
+impl Inside {
+    /// Whether the second wall stands: a REVOKE by somebody who is no superuser succeeds with a mere warning.
+    #[must_use]
+    pub fn walls(&self) -> &'static str {
+        if self.functions_open == 0 { "full" } else { "partial" }
+    }
+}
+
+/// Reads the shared catalogs, from any database of the server.
+///
+/// # Errors
+/// When the server goes away or refuses.
+pub async fn cluster(session: &Session, intent: &Intent) -> Result<Cluster, ServerError> {
+    let doing = "reading the server's roles and databases";
+    let roles = intent.roles();
+    let server = session.rows(doing, SERVER, &[]).await?;
+    let mut cluster = Cluster::default();
+    for row in &server {
+        cluster.major = session.value::<i32>(row, 0)? / 10_000;
+        cluster.superuser = session.value(row, 1)?;
+        cluster.me = session.value(row, 2)?;
+        cluster.open_databases = session.value(row, 3)?;
+    }
+    let memberships = session.rows(doing, MEMBERSHIPS, &[&roles]);
+    let databases = session.rows(doing, DATABASE, &[&intent.database]);
+    let role_sql = format!("{ROLES_HEAD}{}", if cluster.superuser { ROLES_AUTHID } else { ROLES_VIEW });
+    let role_rows = session.rows(doing, &role_sql, &[&roles]);
+    let (memberships, databases, role_rows) = tokio::try_join!(memberships, databases, role_rows)?;
+    for row in &databases {
+        let privileges: Vec<String> = session.value(row, 1)?;
+        let fact = DatabaseFact { owner: session.value(row, 0)?, privileges: privileges.into_iter().collect() };
+        cluster.database = Some(fact);
+    }
+    for row in &memberships {
+        let (role, member, unusual) = (session.value(row, 0)?, session.value(row, 1)?, session.value(row, 2)?);
+        cluster.memberships.insert(Membership { role, member, unusual });
+    }
+    for row in &role_rows {
+        let settings: Vec<String> = session.value(row, 7)?;
+        let fact = RoleFact {
+            login: session.value(row, 1)?,
+            inherit: session.value(row, 2)?,
+            elevated: session.value(row, 3)?,
+            connections_max: session.value(row, 4)?,
+            password: session.value(row, 5)?,
+            password_known: cluster.superuser,
+            expires: session.value(row, 6)?,
+            settings: settings.into_iter().collect(),
+        };
+        cluster.roles.insert(session.value(row, 0)?, fact);
+    }
+    Ok(cluster)
+}
+
+/// Reads the inside of the workspace's database, from a session in it (also within a transaction that just changed it).
+///
+/// # Errors
+/// When the server goes away or refuses.
+pub async fn inside(session: &Session, intent: &Intent) -> Result<Inside, ServerError> {
+    let doing = "reading the database's objects and privileges";
+    let objects = session.rows(doing, OBJECTS, &[&intent.managed_schemas, &intent.customer_schemas, &intent.roles()]);
+    let open = session.rows(doing, FUNCTIONS_OPEN, &[&intent.closed_functions]);
+    let (objects, open) = tokio::try_join!(objects, open)?;
+    let mut inside = Inside::default();
+    for row in &objects {
+        inside.objects.insert(session.value(row, 0)?, session.value(row, 1)?);
+    }
+    for row in &open {
+        inside.functions_open = session.value(row, 0)?;
+    }
+    Ok(inside)
+}
+
+const SERVER: &str = "
+SELECT current_setting('server_version_num')::int,
+       (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
+       current_user::text,
+       ARRAY(SELECT datname::text FROM pg_catalog.pg_database d
+              WHERE datname IN ('postgres', 'template1')
+                AND EXISTS (SELECT 1 FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a WHERE a.grantee = 0)
+              ORDER BY 1)";
+
+const DATABASE: &str = "
+SELECT pg_get_userbyid(datdba)::text,
+       ARRAY(SELECT coalesce(r.rolname, '') || '=' || a.privilege_type
+               FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a
+               LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+              WHERE a.grantee <> datdba)
+  FROM pg_catalog.pg_database WHERE datname = $1";
+
+// inherit_option and set_option are new in PostgreSQL 16; asking the row as JSON reads the same query on every version.
+const MEMBERSHIPS: &str = "
+SELECT pg_get_userbyid(m.roleid)::text, pg_get_userbyid(m.member)::text,
+       bool_or(m.admin_option OR coalesce((to_jsonb(m) ->> 'inherit_option')::bool, false)
+                              OR NOT coalesce((to_jsonb(m) ->> 'set_option')::bool, true))
+  FROM pg_catalog.pg_auth_members m
+ WHERE pg_get_userbyid(m.member) = ANY ($1)
+ GROUP BY 1, 2";
+
+const ROLES_HEAD: &str = "
+SELECT rolname::text, rolcanlogin, rolinherit,
+       rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls,
+       rolconnlimit, rolpassword, rolvaliduntil IS NOT NULL AND rolvaliduntil <> 'infinity',
+       ARRAY(SELECT coalesce(d.datname, '') || ':' || s.setting
+               FROM pg_catalog.pg_db_role_setting c
+               LEFT JOIN pg_catalog.pg_database d ON d.oid = c.setdatabase
+              CROSS JOIN unnest(c.setconfig) AS s(setting)
+              WHERE c.setrole = r.oid) ";
+
+const ROLES_AUTHID: &str = "FROM pg_catalog.pg_authid r WHERE rolname = ANY ($1)";
+
+const ROLES_VIEW: &str = "
+  FROM (SELECT oid, rolname, rolcanlogin, rolinherit, rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls,
+               rolconnlimit, NULL::text AS rolpassword, rolvaliduntil FROM pg_catalog.pg_roles) r
+ WHERE rolname = ANY ($1)";
+
+// An overloaded name is open while one of its signatures is.
+const FUNCTIONS_OPEN: &str = "
+SELECT count(*) FROM pg_catalog.pg_proc p
+ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY ($1)
+   AND EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')";
+
+// $1 managed schemas, $2 customers' schemas, $3 our roles. One row per object: name, digest of everything that matters.
+const OBJECTS: &str = "
+WITH schemas AS (
+    SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace WHERE nspname = ANY ($1 || $2 || '{public}')
+), managed AS (
+    SELECT c.oid, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity,
+           format('%I.%I', n.nspname, c.relname) AS name,
+           CASE c.relkind WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' WHEN 'm' THEN 'materialized view' ELSE 'table' END AS word
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = ANY ($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+), facts (name, fact) AS (
+    SELECT 'schema ' || quote_ident(nspname), pg_get_userbyid(nspowner)::text FROM schemas
+    UNION ALL
+    SELECT 'grants on schema ' || quote_ident(nspname),
+           (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(coalesce(nspacl, acldefault('n', nspowner))) a)
+      FROM schemas
+    UNION ALL
+    SELECT word || ' ' || name,
+           concat_ws(E'\\n', pg_get_userbyid(relowner), relkind, reloptions::text, relrowsecurity, relforcerowsecurity,
+               CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(m.oid) END,
+               (SELECT string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+                                            a.attgenerated, pg_get_expr(d.adbin, d.adrelid)), E'\\n' ORDER BY a.attnum)
+                  FROM pg_catalog.pg_attribute a
+                  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                 WHERE a.attrelid = m.oid AND a.attnum > 0 AND NOT a.attisdropped AND m.relkind <> 'S'),
+               (SELECT string_agg(conname || ' ' || pg_get_constraintdef(k.oid), E'\\n' ORDER BY conname)
+                  FROM pg_catalog.pg_constraint k WHERE k.conrelid = m.oid),
+               (SELECT string_agg(pg_get_indexdef(i.indexrelid) || i.indisvalid, E'\\n' ORDER BY i.indexrelid::regclass::text)
+                  FROM pg_catalog.pg_index i WHERE i.indrelid = m.oid),
+               (SELECT string_agg(pg_get_triggerdef(t.oid) || t.tgenabled, E'\\n' ORDER BY t.tgname)
+                  FROM pg_catalog.pg_trigger t WHERE t.tgrelid = m.oid AND NOT t.tgisinternal),
+               (SELECT string_agg(pg_get_ruledef(r.oid), E'\\n' ORDER BY r.rulename)
+                  FROM pg_catalog.pg_rewrite r WHERE r.ev_class = m.oid AND r.rulename <> '_RETURN'))
+      FROM managed m
+    UNION ALL
+    SELECT 'grants on ' || word || ' ' || name,
+           concat_ws(E'\\n', (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(relacl) a),
+               (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
+                 WHERE attrelid = m.oid AND attacl IS NOT NULL))
+      FROM managed m
+    UNION ALL
+    SELECT 'function ' || format('%I.%I', n.nspname, p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+           concat_ws(E'\\n', pg_get_userbyid(p.proowner), pg_get_functiondef(p.oid), p.proacl::text)
+      FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+     WHERE n.nspname = ANY ($1) AND p.prokind IN ('f', 'p')
+    UNION ALL
+    SELECT 'event trigger ' || quote_ident(evtname),
+           concat_ws(' ', evtevent, evtenabled, evttags::text, pg_get_userbyid(evtowner), evtfoid::regprocedure)
+      FROM pg_catalog.pg_event_trigger
+    UNION ALL
+    SELECT 'default privileges',
+           (SELECT string_agg(concat_ws(' ', pg_get_userbyid(defaclrole), defaclnamespace::regnamespace, defaclobjtype,
+                   (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(defaclacl) a)), E'\\n'
+                   ORDER BY pg_get_userbyid(defaclrole), defaclnamespace::regnamespace::text, defaclobjtype)
+              FROM pg_catalog.pg_default_acl WHERE pg_get_userbyid(defaclrole) = ANY ($3))
+    UNION ALL
+    SELECT 'grants on languages',
+           (SELECT string_agg(lanname || coalesce((SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(lanacl) a), '-'), E'\\n'
+                   ORDER BY lanname) FROM pg_catalog.pg_language)
+    UNION ALL
+    SELECT 'grants on functions of pg_catalog',
+           (SELECT string_agg(concat_ws(' ', oid::regprocedure, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(proacl) a)),
+                   E'\\n' ORDER BY oid)
+              FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proacl IS NOT NULL)
+    UNION ALL
+    SELECT 'grants on relations of pg_catalog',
+           (SELECT string_agg(concat_ws(' ', c.oid::regclass, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(c.relacl) a),
+                   (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
+                     WHERE attrelid = c.oid AND attacl IS NOT NULL)), E'\\n' ORDER BY c.oid)
+              FROM pg_catalog.pg_class c
+             WHERE c.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+               AND (c.relacl IS NOT NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
+                                                     WHERE attrelid = c.oid AND attacl IS NOT NULL)))
+)
+SELECT name, left(encode(sha256(convert_to(coalesce(fact, ''), 'UTF8')), 'hex'), 16) FROM facts";
