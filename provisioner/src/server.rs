@@ -223,8 +223,9 @@ fn sort_error(server: &str, doing: &str, error: &tokio_postgres::Error) -> Serve
         return ServerError::Unreachable { server: server.to_owned(), reason: innermost(error) };
     };
     let code = db.code().code();
-    // Class 57P: an operator stopped the server or the connection. 53: it is out of something.
-    if code.starts_with("57P") || code.starts_with("53") {
+    // Class 57P: an operator stopped the server or the connection. 53: it is out of something. The other two: somebody
+    // holds a lock, or the server is too slow for our time limits.
+    if code.starts_with("57P") || code.starts_with("53") || matches!(code, "55P03" | "57014") {
         return ServerError::Unreachable { server: server.to_owned(), reason: db.message().to_owned() };
     }
     ServerError::Refused { doing: doing.to_owned(), message: db.message().to_owned(), sqlstate: code.to_owned() }

@@ -67,8 +67,9 @@ async fn again<T, F: Future<Output = Result<T, ServerError>>>(run: impl Fn() -> 
             Err(error) if error.is_race() && attempt < ATTEMPTS => {
                 // Spread out those who met, longer each time: at most 6 × 40 ms.
                 let random = aws_lc_rs::rand::generate(&aws_lc_rs::rand::SystemRandom::new());
-                let jitter: [u8; 1] = random.map_or([0], aws_lc_rs::rand::Random::expose);
-                tokio::time::sleep(Duration::from_millis(u64::from(attempt) * (5 + u64::from(jitter[0]) / 8))).await;
+                let jitter: [u8; 1] = random.map_or([0], |random| random.expose());
+                let step = 5 + u64::from(jitter[0]) / 8;
+                tokio::time::sleep(Duration::from_millis(u64::from(attempt) * step)).await;
                 attempt += 1;
             }
             other => return other,

@@ -11,6 +11,8 @@ pub struct Intent {
     pub owner: String,
     /// One entry per login kind of the profile.
     pub kinds: Vec<KindIntent>,
+    /// NOLOGIN roles that hold grants and have no login, for the platform's own work.
+    pub internal: Vec<String>,
     /// SQL that makes the managed schemas, run as the owner, in this order, every part repeatable.
     pub migrations: Vec<String>,
     /// Schemas whose contents are ours too.
@@ -62,6 +64,7 @@ impl Intent {
     #[must_use]
     pub fn roles(&self) -> Vec<String> {
         let mut roles = vec![self.owner.clone()];
+        roles.extend(self.internal.iter().cloned());
         for kind in &self.kinds {
             roles.extend([kind.group.clone(), kind.active.name.clone(), kind.idle.clone()]);
         }

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::intent::Intent;
 use crate::server::{ServerError, Session};
 
@@ -13,7 +15,7 @@ use crate::server::{ServerError, Session};
 pub type Fingerprints = BTreeMap<String, String>;
 
 /// What was laid out last, as the catalog remembers it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Record {
     /// The intent's digest at that time.
     pub intent: String,
@@ -126,11 +128,12 @@ pub async fn cluster(session: &Session, intent: &Intent) -> Result<Cluster, Serv
         cluster.me = session.value(row, 2)?;
         cluster.open_databases = session.value(row, 3)?;
     }
-    let memberships = session.rows(doing, MEMBERSHIPS, &[&roles]);
-    let databases = session.rows(doing, DATABASE, &[&intent.database]);
     let role_sql = format!("{ROLES_HEAD}{}", if cluster.superuser { ROLES_AUTHID } else { ROLES_VIEW });
-    let role_rows = session.rows(doing, &role_sql, &[&roles]);
-    let (memberships, databases, role_rows) = tokio::try_join!(memberships, databases, role_rows)?;
+    let mut members = roles.clone();
+    members.push(cluster.me.clone());
+    let memberships = session.rows(doing, MEMBERSHIPS, &[&members]).await?;
+    let databases = session.rows(doing, DATABASE, &[&intent.database]).await?;
+    let role_rows = session.rows(doing, &role_sql, &[&roles]).await?;
     for row in &databases {
         let privileges: Vec<String> = session.value(row, 1)?;
         let fact = DatabaseFact { owner: session.value(row, 0)?, privileges: privileges.into_iter().collect() };
@@ -163,9 +166,10 @@ pub async fn cluster(session: &Session, intent: &Intent) -> Result<Cluster, Serv
 /// When the server goes away or refuses.
 pub async fn inside(session: &Session, intent: &Intent) -> Result<Inside, ServerError> {
     let doing = "reading the database's objects and privileges";
-    let objects = session.rows(doing, OBJECTS, &[&intent.managed_schemas, &intent.customer_schemas, &intent.roles()]);
-    let open = session.rows(doing, FUNCTIONS_OPEN, &[&intent.closed_functions]);
-    let (objects, open) = tokio::try_join!(objects, open)?;
+    let roles = intent.roles();
+    let objects =
+        session.rows(doing, OBJECTS, &[&intent.managed_schemas, &intent.customer_schemas, &roles]).await?;
+    let open = session.rows(doing, FUNCTIONS_OPEN, &[&intent.closed_functions]).await?;
     let mut inside = Inside::default();
     for row in &objects {
         inside.objects.insert(session.value(row, 0)?, session.value(row, 1)?);

@@ -150,6 +150,7 @@ fn wanted_roles(intent: &Intent, superuser: bool) -> Vec<Role> {
     let role =
         |name: &str, duty: Duty| Role { name: name.to_owned(), duty, connections_max: -1, temp_file_limit: None };
     let mut roles = vec![role(&intent.owner, Duty::Owner)];
+    roles.extend(intent.internal.iter().map(|name| role(name, Duty::Group)));
     for kind in &intent.kinds {
         roles.push(role(&kind.group, Duty::Group));
         let active = role(&kind.active.name, Duty::Active { verifier: kind.active.verifier.clone() });

@@ -1,0 +1,60 @@
+//! The part of the second wall that is the same in every workspace's database: what PUBLIC loses.
+//!
+//! The lists are the policy's; here they become a few statements. One block takes everything away at once, since hundreds
+//! of single REVOKEs would be as many round trips.
+
+use portcullis_policy::grants;
+
+use crate::names::literal;
+
+/// SQL that closes languages, functions and relations to PUBLIC. Names that a server's version does not have are passed over.
+#[must_use]
+pub fn walls() -> Vec<String> {
+    let languages = array(grants::revoked_languages());
+    let functions = array(grants::revoked_functions());
+    let relations = array(grants::revoked_relations());
+    vec![format!(
+        "DO $walls$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        SELECT format('REVOKE ALL ON LANGUAGE %I FROM PUBLIC', lanname)
+          FROM pg_catalog.pg_language WHERE lanname = ANY ({languages})
+        UNION ALL
+        SELECT format('REVOKE ALL ON %s %s FROM PUBLIC', CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+                      p.oid::regprocedure)
+          FROM pg_catalog.pg_proc p
+         WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY ({functions})
+           AND EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
+        UNION ALL
+        SELECT format('REVOKE ALL ON TABLE %s FROM PUBLIC', c.oid::regclass)
+          FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname = ANY ({relations})
+           AND (EXISTS (SELECT 1 FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a WHERE a.grantee = 0)
+                OR EXISTS (SELECT 1 FROM pg_catalog.pg_attribute t, aclexplode(t.attacl) a
+                            WHERE t.attrelid = c.oid AND a.grantee = 0))
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$walls$"
+    )]
+}
+
+/// Functions of `pg_catalog` that PUBLIC may not execute once the walls stand, by name.
+#[must_use]
+pub fn closed_functions() -> Vec<String> {
+    grants::revoked_functions().iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// SQL that makes the event triggers.
+#[must_use]
+pub fn event_triggers(customer_schemas: &[String], owner: &str) -> Vec<String> {
+    grants::event_trigger_sql(customer_schemas, &[owner])
+}
+
+fn array(names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
+    format!("ARRAY[{}]::text[]", names.join(", "))
+}
