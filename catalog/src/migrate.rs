@@ -16,14 +16,15 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration { version: 1, name: "intent", sql: include_str!("../schema/0001_intent.sql") },
     Migration { version: 2, name: "observed", sql: include_str!("../schema/0002_observed.sql") },
     Migration { version: 3, name: "proxy_views", sql: include_str!("../schema/0003_proxy_views.sql") },
+    Migration { version: 4, name: "layout", sql: include_str!("../schema/0004_layout.sql") },
 ];
 
 /// The schema that this program needs. A reader works with this one or a newer one.
-pub const SCHEMA_VERSION: i32 = 3;
+pub const SCHEMA_VERSION: i32 = 4;
 
 /// Any constant that no other program on the catalog's database uses: "portcull" in ASCII.
 const ADVISORY_LOCK: i64 = 0x706f_7274_6375_6c6c;

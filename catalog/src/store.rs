@@ -6,6 +6,7 @@
 //! hold no transaction open while they wait for anybody but the catalog.
 
 mod keys;
+mod layout;
 mod logins;
 mod workspaces;
 
