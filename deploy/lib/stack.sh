@@ -12,7 +12,8 @@ clear_leftovers() {
     for name in proxy provisioner; do
         [[ -r $demo/$name.pid ]] || continue
         pid=$(<"$demo/$name.pid")
-        if [[ $pid =~ ^[0-9]+$ && $(readlink "/proc/$pid/exe" 2>/dev/null) == "$binaries/portcullis-$name"* ]]; then
+        # Its command line, since /proc/…/exe of a hardened process is not for its own user.
+        if [[ $pid =~ ^[0-9]+$ && -r /proc/$pid/cmdline ]] && tr "\0" " " 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$binaries/portcullis-$name --config $demo/"; then
             note "ending a $name that an earlier run left behind"
             kill -KILL "$pid" 2>/dev/null || true
         fi
