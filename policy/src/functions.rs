@@ -253,7 +253,9 @@ mod tests {
         {
             assert!(!revoked_functions().contains(&name), "{name}");
         }
-        for name in ["pg_database", "pg_roles", "pg_settings", "pg_class", "pg_cursors", "pg_subscription", "pg_shdescription"] {
+        for name in
+            ["pg_database", "pg_roles", "pg_settings", "pg_class", "pg_cursors", "pg_subscription", "pg_shdescription"]
+        {
             assert!(!revoked_relations().contains(&name), "{name}");
         }
         assert!(revoked_functions().iter().all(|name| name.contains('(') || lookup(name) != Class::Allowed));

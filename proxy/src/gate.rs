@@ -1,18 +1,32 @@
-//! What every session and the admin port share.
+//! What every session and the admin port share, and the tasks that keep it current.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use aws_lc_rs::hmac;
+use portcullis_catalog::seal::ProxyKey;
+use portcullis_catalog::{CatalogError, LoginId, Reader, Termination};
 use portcullis_config::ProxyConfig;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{DataPlane, PoolRow, PoolTotals, SessionRow};
+use crate::cancel::Cancels;
 use crate::metrics::Metrics;
+use crate::pool::Pools;
+use crate::session::route::Policies;
+use crate::sessions::{Sessions, Signal};
 use crate::tls::Tls;
 
+/// How often idle connections are looked at.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// How long a look into the catalog may hold up a login.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Long texts that are judged at once, each on a thread of its own.
+const LONG_TEXTS_MAX: usize = 4;
+
 /// The shared state of one proxy process.
-#[derive(Debug)]
 pub struct Gate {
     /// What needs a restart to change.
     pub config: ProxyConfig,
@@ -22,36 +36,139 @@ pub struct Gate {
     pub metrics: Arc<Metrics>,
     /// Client permits: `clients_max` of them.
     pub clients: Arc<Semaphore>,
+    /// Connections that have not logged in yet: `handshakes_max` of them.
+    pub handshakes: Semaphore,
+    /// Long texts being judged.
+    pub long_texts: Arc<Semaphore>,
     /// Cancelled when the process begins to drain; sessions end at their next idle point.
     pub draining: CancellationToken,
+    /// The catalog.
+    pub reader: Reader,
+    /// Upstream connections.
+    pub pools: Pools,
+    /// Cancel keys.
+    pub cancels: Arc<Cancels>,
+    /// Open sessions.
+    pub sessions: Arc<Sessions>,
+    /// Compiled policies.
+    pub policies: Policies,
+    mock_key: hmac::Key,
 }
 
 impl Gate {
     /// The state of a process that has not accepted anything yet.
-    pub fn new(config: ProxyConfig, tls: Arc<Tls>, metrics: Arc<Metrics>) -> Arc<Self> {
-        let clients = Arc::new(Semaphore::new(config.listen.clients_max));
-        Arc::new(Self { config, tls, metrics, clients, draining: CancellationToken::new() })
+    ///
+    /// # Errors
+    /// When the proxy key cannot be used.
+    pub fn new(
+        config: ProxyConfig,
+        tls: Arc<Tls>,
+        metrics: Arc<Metrics>,
+        reader: Reader,
+    ) -> Result<Arc<Self>, CatalogError> {
+        let key = Arc::new(ProxyKey::new(&config.keys.proxy_key)?);
+        let secret = config.keys.proxy_key.expose();
+        // A key of its own for mock salts, so that they say nothing about the proxy key.
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"portcullis mock salt");
+        Ok(Arc::new(Self {
+            clients: Arc::new(Semaphore::new(config.listen.clients_max)),
+            handshakes: Semaphore::new(config.listen.handshakes_max),
+            long_texts: Arc::new(Semaphore::new(LONG_TEXTS_MAX)),
+            draining: CancellationToken::new(),
+            pools: Pools::new(config.pool.clone(), key, metrics.clone()),
+            cancels: Arc::default(),
+            sessions: Arc::default(),
+            policies: Policies::default(),
+            mock_key: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
+            config,
+            tls,
+            metrics,
+            reader,
+        }))
+    }
+
+    /// The salt that a user who does not exist seems to have: always the same, like anyone's.
+    pub fn mock_salt(&self, user: &str) -> Vec<u8> {
+        hmac::sign(&self.mock_key, user.as_bytes()).as_ref()[..16].to_vec()
+    }
+
+    /// Ends every session at once: the drain has taken too long.
+    pub fn end_all(&self) {
+        for session in self.sessions.all() {
+            session.signal(Signal::Hurry);
+        }
+    }
+
+    /// Has the catalog looked at now, because something may be newer than the snapshot; at most two seconds.
+    pub async fn look_again(&self) {
+        let _ = self.reader.refresh_now(tokio::time::Instant::now() + LOOK_MAX).await;
+    }
+
+    /// Keeps sessions and pools current until the process ends: newer snapshots, draining, idle connections.
+    pub async fn keep_current(self: Arc<Self>) {
+        let mut revisions = self.reader.subscribe();
+        let mut tidy = tokio::time::interval(TIDY_EVERY);
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                changed = revisions.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.snapshot_changed();
+                }
+                () = self.draining.cancelled(), if !draining => {
+                    draining = true;
+                    for session in self.sessions.all() {
+                        session.signal(Signal::Drain);
+                    }
+                }
+                _ = tidy.tick() => self.pools.tidy(Instant::now()),
+            }
+        }
+    }
+
+    /// Ends the sessions of logins that were ended, tells the others to look again, and acknowledges the revision.
+    fn snapshot_changed(&self) {
+        let snapshot = self.reader.snapshot();
+        let mut ended: HashMap<(LoginId, i64), u64> = HashMap::new();
+        for session in self.sessions.all() {
+            let login = snapshot.login(&session.username).filter(|login| login.id == session.login);
+            match login {
+                Some(login) if login.session_epoch <= session.epoch => session.signal(Signal::Refresh),
+                Some(login) => {
+                    if !session.has(Signal::End) {
+                        *ended.entry((login.id.clone(), login.session_epoch)).or_default() += 1;
+                    }
+                    session.signal(Signal::End);
+                }
+                None => session.signal(Signal::End),
+            }
+        }
+        let ended: Vec<Termination> =
+            ended.into_iter().map(|((login, epoch), sessions)| Termination { login, epoch, sessions }).collect();
+        self.reader.acknowledge(snapshot.revision(), &ended);
     }
 }
 
 impl DataPlane for Gate {
     fn catalog_age(&self) -> Option<Duration> {
-        None
+        self.reader.ready().then(|| self.reader.age())
     }
 
     fn catalog_revision(&self) -> i64 {
-        0
+        self.reader.snapshot().revision().0
     }
 
     fn pool_totals(&self) -> PoolTotals {
-        PoolTotals::default()
+        self.pools.totals()
     }
 
     fn pools(&self) -> Vec<PoolRow> {
-        Vec::new()
+        self.pools.rows()
     }
 
     fn sessions(&self) -> Vec<SessionRow> {
-        Vec::new()
+        self.sessions.rows()
     }
 }

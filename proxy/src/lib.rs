@@ -1,12 +1,18 @@
 //! The data plane and the admin port.
 
 pub mod admin;
+mod cancel;
 pub mod gate;
 pub mod harden;
 pub mod listen;
 pub mod metrics;
+mod pool;
+mod prepared;
 pub mod session;
+mod sessions;
 pub mod stop;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod upstream;
+mod upstream_io;

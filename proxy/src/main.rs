@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use portcullis_catalog::{CatalogError, Reader, ReaderOptions};
 use portcullis_config::{ConfigError, Environment, LogConfig, LogFormat, ProxyConfig};
 use portcullis_proxy::admin::{self, Admin};
 use portcullis_proxy::gate::Gate;
@@ -59,6 +60,8 @@ enum StartError {
     Bind { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot write {}", .file.display())]
     ReadyFile { file: PathBuf, source: io::Error },
+    #[error("the catalog cannot be used")]
+    Catalog(#[from] CatalogError),
     #[error("cannot set up the process")]
     Process(#[source] io::Error),
 }
@@ -110,12 +113,14 @@ async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) 
     stop::reload_on_hangup(tls.clone(), metrics.clone()).map_err(StartError::Process)?;
 
     let drain_timeout = Duration::from_millis(config.limits.drain_timeout_ms);
-    let gate = Gate::new(config, tls.clone(), metrics.clone());
+    let reader = Reader::start(ReaderOptions::new(&config.catalog, wire.to_string())).await?;
+    let gate = Gate::new(config, tls.clone(), metrics.clone(), reader)?;
+    let current = tokio::spawn(gate.clone().keep_current());
     let draining = gate.draining.clone();
     let view = Admin::new(&gate.config, tls.clone(), metrics, draining.clone(), gate.clone());
     let ended = CancellationToken::new();
     let admin_task = tokio::spawn(admin::serve(admin_port, Arc::new(view), ended.clone()));
-    let sessions = tokio::spawn(listen::serve(wire_port, gate, draining.clone()));
+    let mut sessions = tokio::spawn(listen::serve(wire_port, gate.clone(), draining.clone()));
 
     let identity = tls.current();
     tracing::info!(%wire, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -125,7 +130,11 @@ async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) 
     }
 
     signals.until_asked(&draining).await;
-    let ending = signals.drain(async { drop(sessions.await) }, drain_timeout).await;
+    let ending = signals.drain(async { drop((&mut sessions).await) }, drain_timeout).await;
+    gate.end_all();
+    drop(tokio::time::timeout(SHUTDOWN_MAX, sessions).await);
+    current.abort();
+    gate.reader.stop().await;
     ended.cancel();
     drop(admin_task.await);
     tracing::info!(?ending, "ended");

@@ -1,13 +1,266 @@
-//! One client connection from its first byte to its end.
+//! One client connection from its first byte to its end: the lines of [`serve`], in the order in which things happen.
 
+mod auth;
+pub mod buffer;
+mod end;
+mod exchange;
+mod relay;
+pub mod route;
+pub mod settings;
+mod startup;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+use jiff::Timestamp;
+use portcullis_policy::judge_setting;
+use portcullis_wire::backend::encode as reply;
+use portcullis_wire::scram::ChannelBinding;
+use portcullis_wire::{ErrorMessage, SqlState, StartupMessage, TransactionStatus, parse_options};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::gate::Gate;
+use crate::pool::LeaseError;
+use auth::Identity;
+use end::SessionEnd;
+use relay::Relay;
+use route::Route;
+use settings::Values;
+use startup::{Negotiated, Opened, Refused, RefusedSocket};
+
+/// How long a client has to take its last message.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// The newest minor version of protocol 3 that is spoken.
+const MINOR_MAX: u16 = 2;
 
 /// Serves one connection.
 pub async fn run(socket: TcpStream, peer: SocketAddr, gate: Arc<Gate>) {
-    let _ = (socket, peer, gate);
+    let began = Instant::now();
+    let end = serve(socket, peer, &gate, began).await;
+    if end.is_remarkable() {
+        let cause = std::error::Error::source(&end).map(ToString::to_string);
+        tracing::info!(%peer, reason = end.label(), cause, "{end}");
+    } else {
+        tracing::debug!(%peer, reason = end.label(), "{end}");
+    }
+}
+
+async fn serve(socket: TcpStream, peer: SocketAddr, gate: &Arc<Gate>, began: Instant) -> SessionEnd {
+    let deadline = began + Duration::from_millis(gate.config.limits.connect_timeout_ms);
+    let login = async {
+        let _handshake = gate.handshakes.acquire().await;
+        let opened = match startup::negotiate(socket, &gate.tls).await {
+            Ok(Negotiated::Session(opened)) => *opened,
+            Ok(Negotiated::Cancel(key)) => {
+                let outcome = gate.cancels.cancel(&key).await;
+                gate.metrics.cancel(outcome.label());
+                return Err(SessionEnd::CancelRequest);
+            }
+            Err(refused) => return Err(say_why(refused).await),
+        };
+        log_in(opened, peer, gate).await
+    };
+    let relay = match tokio::time::timeout_at(deadline.into(), login).await {
+        Ok(Ok(relay)) => relay,
+        Ok(Err(end)) => {
+            count_failure(gate, &end);
+            return end;
+        }
+        Err(_) => {
+            gate.metrics.handshake_failed("deadline");
+            return SessionEnd::LoginTimeout;
+        }
+    };
+    gate.metrics.handshake_seconds(began.elapsed());
+    gate.metrics.login_succeeded();
+    gate.metrics.session_opened();
+    let end = relay.run().await;
+    gate.metrics.session_ended(end.label());
+    end
+}
+
+fn count_failure(gate: &Gate, end: &SessionEnd) {
+    match end {
+        SessionEnd::CancelRequest => {}
+        SessionEnd::LoginFailed { .. } => gate.metrics.login_failed("password"),
+        SessionEnd::Scram(_)
+        | SessionEnd::NoDatabase { .. }
+        | SessionEnd::Setting(_)
+        | SessionEnd::WorkspaceClosed(_)
+        | SessionEnd::CatalogAway
+        | SessionEnd::TooManySessions { .. }
+        | SessionEnd::Lease(_) => gate.metrics.login_failed(end.label()),
+        _ => gate.metrics.handshake_failed(end.label()),
+    }
+}
+
+/// Tells a connection that never became a session why, where there is something to say.
+async fn say_why(refused: Refused) -> SessionEnd {
+    match refused.socket {
+        Some(RefusedSocket::Plain(mut socket)) => farewell(&mut socket, &refused.end).await,
+        Some(RefusedSocket::Tls(mut stream)) => farewell(stream.as_mut(), &refused.end).await,
+        None => {}
+    }
+    refused.end
+}
+
+/// The last message, and an orderly end of the stream.
+async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, end: &SessionEnd) {
+    let mut out = BytesMut::new();
+    if let Some(message) = end.farewell() {
+        message.encode_error(&mut out);
+    }
+    let last = async {
+        stream.write_all_buf(&mut out).await?;
+        stream.shutdown().await
+    };
+    // A client that does not take it has no use for it.
+    let _ = tokio::time::timeout(FAREWELL_MAX, last).await;
+}
+
+/// Authentication, route, startup settings, a place among the workspace's sessions, the greeting.
+async fn log_in(opened: Opened, peer: SocketAddr, gate: &Arc<Gate>) -> Result<Relay, SessionEnd> {
+    let Opened { mut stream, mut received, message, binding } = opened;
+    match greet(&mut stream, &mut received, &message, &binding, peer, gate).await {
+        Ok(greeted) => Ok(Relay::new(gate.clone(), stream, received, greeted)),
+        Err(end) => {
+            farewell(&mut stream, &end).await;
+            Err(end)
+        }
+    }
+}
+
+/// What a session begins with.
+struct Greeted {
+    identity: Identity,
+    route: Route,
+    startup: Values,
+    reported: BTreeMap<String, String>,
+    cancel: crate::cancel::Registered,
+    registration: crate::sessions::Registration,
+}
+
+async fn greet(
+    stream: &mut startup::ClientStream,
+    received: &mut BytesMut,
+    message: &StartupMessage,
+    binding: &ChannelBinding,
+    peer: SocketAddr,
+    gate: &Arc<Gate>,
+) -> Result<Greeted, SessionEnd> {
+    let minor = message.minor.min(MINOR_MAX);
+    if message.needs_negotiation() {
+        let mut out = BytesMut::new();
+        reply::negotiate_protocol_version(&mut out, minor, &message.protocol_options);
+        stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+    }
+    if gate.reader.age() > Duration::from_millis(gate.config.catalog.snapshot_age_max_ms) {
+        return Err(SessionEnd::CatalogAway);
+    }
+    let identity = auth::authenticate(stream, received, message.user(), binding, gate).await?;
+    let snapshot = gate.reader.snapshot();
+    let route = Route::find(identity.login(), &snapshot, &gate.policies)?;
+    if !route.opens(message.database()) {
+        return Err(SessionEnd::NoDatabase { database: message.database().to_owned() });
+    }
+    let startup = startup_settings(message, &route)?;
+    let most = route.sessions_max.unwrap_or(gate.config.limits.max_connections_default);
+    let registration = gate
+        .sessions
+        .register(identity.login(), &route.workspace, peer, most)
+        .ok_or(SessionEnd::TooManySessions { most })?;
+    // The login may have been ended while it was proving itself.
+    let latest = gate.reader.snapshot();
+    if latest.login(message.user()).is_none_or(|login| login.session_epoch > identity.login().session_epoch) {
+        return Err(SessionEnd::LoginEnded);
+    }
+    let reported = report(&route, &startup, message.user(), gate).await?;
+    let cancel = gate.cancels.register(minor).map_err(|_| SessionEnd::NoRandom)?;
+    gate.reader.last_used(&identity.login().id, identity.version(), Timestamp::now());
+
+    let mut out = BytesMut::new();
+    reply::authentication_ok(&mut out);
+    for (name, value) in &reported {
+        reply::parameter_status(&mut out, name, value);
+    }
+    reply::backend_key_data(&mut out, cancel.key());
+    reply::ready_for_query(&mut out, TransactionStatus::Idle);
+    stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+    stream.flush().await.map_err(SessionEnd::ClientIo)?;
+    Ok(Greeted { identity, route, startup, reported, cancel, registration })
+}
+
+/// The settings of the startup packet and of its `options`, each through the allow-list of SET.
+fn startup_settings(message: &StartupMessage, route: &Route) -> Result<Values, SessionEnd> {
+    let mut startup = Values::new();
+    let mut take = |name: &str, value: &str| -> Result<(), SessionEnd> {
+        let name = name.to_ascii_lowercase();
+        judge_setting(&route.role, &name, value).map_err(|denial| {
+            let error = relay::error_of(&denial, ErrorMessage::fatal);
+            SessionEnd::Setting(Box::new(error))
+        })?;
+        // What the upstream connections have anyway needs no following.
+        if name != "client_encoding" && name != "standard_conforming_strings" {
+            startup.insert(name, value.to_owned());
+        }
+        Ok(())
+    };
+    for (name, value) in &message.parameters {
+        match name.as_str() {
+            "user" | "database" | "replication" => {}
+            "options" => {
+                for (name, value) in parse_options(value)? {
+                    take(&name, &value)?;
+                }
+            }
+            name => take(name, value)?,
+        }
+    }
+    Ok(startup)
+}
+
+/// What the server reports at start under these settings: known already, or asked of a connection now, which also
+/// shows whether the server takes the values at all.
+async fn report(
+    route: &Route,
+    startup: &Values,
+    user: &str,
+    gate: &Gate,
+) -> Result<BTreeMap<String, String>, SessionEnd> {
+    let mut wanted = startup.clone();
+    let application = wanted.remove("application_name");
+    let known = match gate.pools.greeting(&route.destination, &wanted) {
+        Some(known) => known,
+        None => {
+            let mut lease = relay::lease(gate, &route.destination).await?;
+            let asked = lease.adopt(&wanted).await;
+            let known: BTreeMap<String, String> = lease.parameters.clone();
+            lease.release_unattached();
+            asked.map_err(refused_setting)?;
+            let known = Arc::new(known);
+            gate.pools.remember_greeting(&route.destination, &wanted, known.clone());
+            known
+        }
+    };
+    let mut reported = (*known).clone();
+    reported.insert("application_name".into(), application.unwrap_or_default());
+    reported.insert("session_authorization".into(), user.to_owned());
+    reported.insert("is_superuser".into(), "off".into());
+    Ok(reported)
+}
+
+/// The server does not take a value of the startup packet.
+fn refused_setting(error: crate::upstream::UpstreamError) -> SessionEnd {
+    use crate::upstream::UpstreamError::Refused;
+    match error {
+        Refused { code, message } => {
+            let code = SqlState::parse(&code).unwrap_or(SqlState::INVALID_PARAMETER_VALUE);
+            SessionEnd::Setting(Box::new(ErrorMessage::fatal(code, message)))
+        }
+        other => SessionEnd::Lease(LeaseError::Upstream(other)),
+    }
 }

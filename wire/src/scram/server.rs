@@ -71,7 +71,7 @@ impl ServerExchange {
     /// # Errors
     /// A malformed or too long message, another nonce or channel binding, and [`ScramError::Proof`] when no verifier
     /// matches.
-    pub fn finish(self, client_final: &[u8], verifiers: &[Verifier]) -> Result<(usize, Vec<u8>), ScramError> {
+    pub fn finish(&self, client_final: &[u8], verifiers: &[Verifier]) -> Result<(usize, Vec<u8>), ScramError> {
         let text = message_text(client_final)?;
         let (without_proof, proof) = self.check_final(text)?;
         let auth_message = format!("{},{},{without_proof}", self.client_first_bare, self.server_first);

@@ -1,0 +1,196 @@
+//! Cancel requests: which upstream query a client's key may stop, and for how long.
+//!
+//! A client holds a key that the proxy made; the server's own key never leaves the proxy. The key reaches a query only
+//! while its session holds the connection that runs it: a [`CancelSlot`] names that connection from lease to release,
+//! and a connection is not handed on while a cancel for it is on its way, so a late cancel cannot hit the next
+//! session's query. Nothing is ever answered to a CancelRequest
+//! (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS>).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::rand::SecureRandom;
+use portcullis_wire::CancelKey;
+use tokio::sync::Notify;
+
+use crate::upstream::CancelTarget;
+
+/// How long delivering one cancel to a server may take.
+const DELIVERY_MAX: Duration = Duration::from_secs(5);
+
+/// Every session's key, by the process id that it was told.
+#[derive(Default)]
+pub struct Cancels {
+    slots: Mutex<HashMap<i32, Arc<CancelSlot>>>,
+}
+
+/// One session's key and what it may stop at the moment.
+pub struct CancelSlot {
+    key: CancelKey,
+    state: Mutex<State>,
+    delivered: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    target: Option<CancelTarget>,
+    in_flight: usize,
+}
+
+/// What became of a CancelRequest; for the metrics only, the client is told nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// No session has this key.
+    UnknownKey,
+    /// The session runs nothing at the moment.
+    Idle,
+    /// The server has taken the request.
+    Delivered,
+    /// The server could not be reached in time.
+    Failed,
+}
+
+impl Cancelled {
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown_key",
+            Self::Idle => "idle",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The operating system gave no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("no random bytes for a cancel key")]
+pub struct NoRandom;
+
+impl Cancels {
+    /// Makes a key for a session that speaks protocol 3.`minor`: 4 secret bytes before 3.2, 32 from then on.
+    ///
+    /// # Errors
+    /// When no random bytes are to be had.
+    pub fn register(self: &Arc<Self>, minor: u16) -> Result<Registered, NoRandom> {
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let mut secret = [0_u8; 32];
+        random.fill(&mut secret).map_err(|_| NoRandom)?;
+        let secret = if minor >= 2 { &secret[..] } else { &secret[..4] };
+        loop {
+            let mut id = [0_u8; 4];
+            random.fill(&mut id).map_err(|_| NoRandom)?;
+            let process_id = i32::from_be_bytes(id) & i32::MAX;
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            if process_id == 0 || slots.contains_key(&process_id) {
+                continue; // ends: the sessions are bounded far below 2^31
+            }
+            let key = CancelKey::new(process_id, secret).map_err(|_| NoRandom)?;
+            let slot = Arc::new(CancelSlot { key, state: Mutex::default(), delivered: Notify::new() });
+            slots.insert(process_id, slot.clone());
+            return Ok(Registered { cancels: self.clone(), slot });
+        }
+    }
+
+    /// Delivers a client's request to the server whose query the key's session is running, if any.
+    pub async fn cancel(&self, key: &CancelKey) -> Cancelled {
+        let slot = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.get(&key.process_id).cloned()
+        };
+        match slot {
+            Some(slot) if slot.key == *key => slot.deliver().await,
+            _ => Cancelled::UnknownKey,
+        }
+    }
+}
+
+/// A session's registration; it ends with the session.
+pub struct Registered {
+    cancels: Arc<Cancels>,
+    slot: Arc<CancelSlot>,
+}
+
+impl Registered {
+    /// The key to tell the client in BackendKeyData.
+    pub fn key(&self) -> &CancelKey {
+        &self.slot.key
+    }
+
+    /// The slot to name the leased connection in.
+    pub fn slot(&self) -> &Arc<CancelSlot> {
+        &self.slot
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut slots = self.cancels.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.remove(&self.slot.key.process_id);
+    }
+}
+
+impl CancelSlot {
+    /// The session now holds this connection.
+    pub fn attach(&self, target: CancelTarget) {
+        self.lock().target = Some(target);
+    }
+
+    /// The session lets go of its connection. `false`: a cancel is on its way there; [`Self::settled`] must be awaited
+    /// before anyone else may use the connection.
+    pub fn detach(&self) -> bool {
+        let mut state = self.lock();
+        state.target = None;
+        state.in_flight == 0
+    }
+
+    /// Waits until no cancel is on its way any more; `false` when one did not arrive in time.
+    pub async fn settled(&self) -> bool {
+        let wait = async {
+            loop {
+                let delivered = self.delivered.notified();
+                if self.lock().in_flight == 0 {
+                    return;
+                }
+                delivered.await;
+            }
+        };
+        tokio::time::timeout(DELIVERY_MAX, wait).await.is_ok()
+    }
+
+    /// Sends a cancel for what the session runs now.
+    pub async fn deliver(&self) -> Cancelled {
+        let target = {
+            let mut state = self.lock();
+            match state.target.clone() {
+                Some(target) => {
+                    state.in_flight += 1;
+                    target
+                }
+                None => return Cancelled::Idle,
+            }
+        };
+        let sent = InFlight(self);
+        let outcome = tokio::time::timeout(DELIVERY_MAX, target.send()).await;
+        drop(sent);
+        match outcome {
+            Ok(Ok(())) => Cancelled::Delivered,
+            Ok(Err(_)) | Err(_) => Cancelled::Failed,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one delivery down, also when its task is dropped.
+struct InFlight<'a>(&'a CancelSlot);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.lock().in_flight -= 1;
+        self.0.delivered.notify_waiters();
+    }
+}

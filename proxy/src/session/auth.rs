@@ -1,0 +1,136 @@
+//! Who is calling: SCRAM-SHA-256, with channel binding where the client can.
+//!
+//! The proxy has verifiers only (RFC 5802, section 3). All live versions of a login share salt and iteration count, so
+//! during a rotation's grace either password ends one and the same exchange. A user that does not exist goes through
+//! the same steps in the same time with a stable salt; its end is the same sentence. A login that is newer than the
+//! snapshot is looked for once before the salt is sent, and a failed proof looks once more: the first login with a new
+//! password succeeds everywhere.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use jiff::Timestamp;
+use portcullis_catalog::Login;
+use portcullis_wire::backend::encode as reply;
+use portcullis_wire::frontend::SaslInitialResponse;
+use portcullis_wire::scram::{ChannelBinding, ScramError, ServerExchange, Verifier, mechanisms, random_nonce};
+use portcullis_wire::{Frontend, cut_frontend_frame};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::end::SessionEnd;
+use crate::gate::Gate;
+
+/// The iteration count shown for users that do not exist: the one that logins are made with.
+const MOCK_ITERATIONS: u32 = 4096;
+/// A SASL message fits.
+const FRAME_BYTES_MAX: usize = 8 * 1024;
+
+/// A login that has proved itself. Only this module makes one.
+pub struct Identity {
+    login: Arc<Login>,
+    version: i32,
+}
+
+impl Identity {
+    /// The login as it was when it proved itself.
+    pub fn login(&self) -> &Arc<Login> {
+        &self.login
+    }
+
+    /// Which of its versions matched.
+    pub fn version(&self) -> i32 {
+        self.version
+    }
+}
+
+/// The SASL exchange up to and including the server's final message; AuthenticationOk is the caller's.
+///
+/// # Errors
+/// [`SessionEnd::LoginFailed`] whether it was the user or the password.
+pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    received: &mut BytesMut,
+    user: &str,
+    binding: &ChannelBinding,
+    gate: &Gate,
+) -> Result<Identity, SessionEnd> {
+    let mut login = gate.reader.snapshot().login(user).cloned();
+    if login.is_none() {
+        gate.look_again().await;
+        login = gate.reader.snapshot().login(user).cloned();
+    }
+    let mut out = BytesMut::new();
+    reply::authentication_sasl(&mut out, mechanisms(binding));
+    stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+    stream.flush().await.map_err(SessionEnd::ClientIo)?;
+
+    let first = password_message(stream, received).await?;
+    let initial = SaslInitialResponse::decode(first.body())?;
+    let data = initial.data.ok_or_else(|| SessionEnd::Scram("no initial response".into()))?;
+    let (salt, iterations) = match &login {
+        Some(login) => (login.salt.clone(), login.iterations),
+        None => (gate.mock_salt(user), MOCK_ITERATIONS),
+    };
+    let nonce = random_nonce().map_err(|_| SessionEnd::NoRandom)?;
+    let (exchange, challenge) =
+        ServerExchange::start(initial.mechanism, data, binding, &salt, iterations, &nonce).map_err(broken)?;
+    reply::authentication_sasl_continue(&mut out, &challenge);
+    stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+    stream.flush().await.map_err(SessionEnd::ClientIo)?;
+
+    let last = password_message(stream, received).await?;
+    let proved = match prove(&exchange, last.body(), login.as_ref()) {
+        Err(ScramError::Proof) => {
+            gate.look_again().await;
+            let newer = gate.reader.snapshot().login(user).cloned();
+            prove(&exchange, last.body(), newer.as_ref())
+        }
+        other => other,
+    };
+    match proved {
+        Ok((identity, signature)) => {
+            reply::authentication_sasl_final(&mut out, &signature);
+            stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+            Ok(identity)
+        }
+        Err(ScramError::Proof) => Err(SessionEnd::LoginFailed { user: user.to_owned() }),
+        Err(error) => Err(broken(error)),
+    }
+}
+
+fn prove(
+    exchange: &ServerExchange,
+    client_final: &[u8],
+    login: Option<&Arc<Login>>,
+) -> Result<(Identity, Vec<u8>), ScramError> {
+    let accepted: Vec<_> = login.map(|login| login.accepted(Timestamp::now()).collect()).unwrap_or_default();
+    let verifiers: Vec<Verifier> = accepted
+        .iter()
+        .map(|version| Verifier { stored_key: version.stored_key, server_key: version.server_key })
+        .collect();
+    let (matched, signature) = exchange.finish(client_final, &verifiers)?;
+    let (Some(login), Some(version)) = (login, accepted.get(matched)) else { return Err(ScramError::Proof) };
+    Ok((Identity { login: login.clone(), version: version.version }, signature))
+}
+
+fn broken(error: ScramError) -> SessionEnd {
+    SessionEnd::Scram(error.to_string())
+}
+
+async fn password_message<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    received: &mut BytesMut,
+) -> Result<portcullis_wire::Frame, SessionEnd> {
+    loop {
+        if let Some(frame) = cut_frontend_frame(received, FRAME_BYTES_MAX)? {
+            return match Frontend::decode(frame.tag(), frame.body())? {
+                Frontend::Password { .. } => Ok(frame),
+                Frontend::Terminate => Err(SessionEnd::ClientTerminated),
+                _ => Err(SessionEnd::ClientMessage(frame.tag())),
+            };
+        }
+        if stream.read_buf(received).await.map_err(SessionEnd::ClientIo)? == 0 {
+            return Err(SessionEnd::ClientGone);
+        }
+    }
+}

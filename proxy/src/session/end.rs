@@ -1,0 +1,253 @@
+//! How a session ends, and what its client is told: the one place that chooses words for an outsider.
+//!
+//! Every reason is a variant with its metric label and its message; the details that help an operator go to the log.
+
+use portcullis_wire::{ErrorMessage, SqlState, WireError};
+
+use crate::pool::LeaseError;
+use crate::upstream::UpstreamError;
+
+/// Why a connection or session is over.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionEnd {
+    /// The client closed before its first byte (a load balancer's health check) or after it.
+    #[error("the client closed the connection")]
+    ClientGone,
+    /// The client said Terminate.
+    #[error("the client terminated the session")]
+    ClientTerminated,
+    /// A CancelRequest: there was no session.
+    #[error("a cancel request")]
+    CancelRequest,
+    /// The client's socket failed.
+    #[error("the client's socket failed")]
+    ClientIo(#[source] std::io::Error),
+    /// No ReadyForQuery within `connect_timeout_ms`.
+    #[error("the login took too long")]
+    LoginTimeout,
+    /// Bytes that are no message, or none that is allowed.
+    #[error("the client broke the protocol")]
+    ClientProtocol(#[from] WireError),
+    /// A message that does not belong here.
+    #[error("the client sent an unexpected message")]
+    ClientMessage(u8),
+    /// Bytes came before the TLS handshake that could have been injected.
+    #[error("unencrypted data after a TLS request")]
+    PlaintextInjected,
+    /// TLS failed.
+    #[error("the TLS handshake failed")]
+    TlsHandshake(#[source] std::io::Error),
+    /// Direct TLS without ALPN `postgresql`.
+    #[error("direct TLS without the protocol name")]
+    NoAlpn,
+    /// A session in the clear.
+    #[error("the client did not ask for TLS")]
+    TlsRequired,
+    /// The password, or the user, is wrong.
+    #[error("authentication failed")]
+    LoginFailed {
+        /// The user name that was given.
+        user: String,
+    },
+    /// The SCRAM exchange itself was broken.
+    #[error("the SCRAM exchange was broken: {0}")]
+    Scram(String),
+    /// The login does not open this database.
+    #[error("the login does not open this database")]
+    NoDatabase {
+        /// The database that was asked for.
+        database: String,
+    },
+    /// A startup parameter was refused.
+    #[error("a startup setting was refused")]
+    Setting(Box<ErrorMessage>),
+    /// The workspace is not open.
+    #[error("the workspace is not open: {0}")]
+    WorkspaceClosed(&'static str),
+    /// The catalog has not been heard of for too long.
+    #[error("the catalog snapshot is too old for new logins")]
+    CatalogAway,
+    /// `max_connections` of the workspace.
+    #[error("the workspace has too many sessions")]
+    TooManySessions {
+        /// The limit.
+        most: u32,
+    },
+    /// No upstream connection for the login.
+    #[error("no upstream connection")]
+    Lease(#[from] LeaseError),
+    /// The upstream connection failed in the middle.
+    #[error("the upstream connection failed")]
+    Upstream(#[from] UpstreamError),
+    /// The server closed the connection after an error that the client has seen.
+    #[error("the server ended the connection")]
+    UpstreamFatal,
+    /// The server closed the connection without a word.
+    #[error("the server closed the connection")]
+    UpstreamGone,
+    /// The server sent what was not asked for.
+    #[error("the server sent an unexpected message (type {0:#04x})")]
+    UpstreamMessage(u8),
+    /// A cancelled statement did not end.
+    #[error("a statement ran into its time limit and did not end")]
+    StatementStuck,
+    /// `idle_timeout_ms`.
+    #[error("idle for too long")]
+    IdleTimeout,
+    /// `idle_in_transaction_timeout_ms`.
+    #[error("idle in a transaction for too long")]
+    IdleInTransactionTimeout,
+    /// The login's sessions were ended, or the login is no more.
+    #[error("the login's sessions were ended")]
+    LoginEnded,
+    /// The process stops.
+    #[error("the proxy is shutting down")]
+    Draining,
+    /// No random bytes.
+    #[error("the operating system gave no random bytes")]
+    NoRandom,
+}
+
+impl SessionEnd {
+    /// The metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::ClientTerminated => "terminated",
+            Self::CancelRequest => "cancel_request",
+            Self::ClientIo(_) => "client_io",
+            Self::LoginTimeout => "login_timeout",
+            Self::ClientProtocol(_) | Self::ClientMessage(_) => "client_protocol",
+            Self::PlaintextInjected => "plaintext_injected",
+            Self::TlsHandshake(_) => "tls_handshake",
+            Self::NoAlpn => "no_alpn",
+            Self::TlsRequired => "tls_required",
+            Self::LoginFailed { .. } => "login_failed",
+            Self::Scram(_) => "scram",
+            Self::NoDatabase { .. } => "no_database",
+            Self::Setting(_) => "setting",
+            Self::WorkspaceClosed(_) => "workspace_closed",
+            Self::CatalogAway => "catalog_away",
+            Self::TooManySessions { .. } => "too_many_sessions",
+            Self::Lease(_) => "lease",
+            Self::Upstream(_) | Self::UpstreamFatal | Self::UpstreamGone => "upstream",
+            Self::UpstreamMessage(_) => "upstream_protocol",
+            Self::StatementStuck => "statement_stuck",
+            Self::IdleTimeout => "idle_timeout",
+            Self::IdleInTransactionTimeout => "idle_in_transaction_timeout",
+            Self::LoginEnded => "login_ended",
+            Self::Draining => "draining",
+            Self::NoRandom => "no_random",
+        }
+    }
+
+    /// Whether an operator should see it without asking for details.
+    pub fn is_remarkable(&self) -> bool {
+        !matches!(
+            self,
+            Self::ClientGone | Self::ClientTerminated | Self::CancelRequest | Self::Draining | Self::LoginEnded
+        )
+    }
+
+    /// The last message to the client; `None` when nobody listens or all has been said.
+    pub fn farewell(&self) -> Option<ErrorMessage> {
+        let message = match self {
+            Self::ClientGone
+            | Self::ClientTerminated
+            | Self::CancelRequest
+            | Self::ClientIo(_)
+            | Self::PlaintextInjected
+            | Self::TlsHandshake(_)
+            | Self::NoAlpn
+            | Self::UpstreamFatal => return None,
+            Self::LoginTimeout => fatal(SqlState::PROTOCOL_VIOLATION, "the login was not completed in time"),
+            Self::ClientProtocol(error) => fatal(error.sqlstate(), error.to_string()),
+            Self::ClientMessage(tag) => {
+                fatal(SqlState::PROTOCOL_VIOLATION, format!("unexpected frontend message type {tag}"))
+            }
+            Self::TlsRequired => {
+                fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "this server accepts encrypted connections only")
+                    .hint(
+                        "Connect with sslmode=require, or better sslmode=verify-full with the server's CA certificate.",
+                    )
+            }
+            Self::LoginFailed { user } => fatal(
+                SqlState::INVALID_PASSWORD,
+                format!("password authentication failed for user \"{}\"", shown(user)),
+            )
+            .hint("Take the connection URI as it was issued; after a rotation, reveal it again."),
+            Self::Scram(_) => fatal(SqlState::PROTOCOL_VIOLATION, "malformed or unacceptable SCRAM message"),
+            Self::NoDatabase { database } => {
+                fatal(SqlState::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", shown(database)))
+                    .hint("Use the database name of the issued connection URI; a login opens its own workspace only.")
+            }
+            Self::Setting(error) => (**error).clone(),
+            Self::WorkspaceClosed(why) => fatal(SqlState::CANNOT_CONNECT_NOW, format!("the workspace is {why}"))
+                .hint("Ask the administrator of the workspace, or try again later."),
+            Self::CatalogAway => {
+                fatal(SqlState::CANNOT_CONNECT_NOW, "new logins are not accepted while the catalog is away")
+                    .hint("Try again in a moment; sessions that are open go on.")
+            }
+            Self::TooManySessions { most } => fatal(
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!("the workspace already has {most} sessions, as many as it may have"),
+            )
+            .hint("Close idle sessions, use a smaller pool in the application, or have max_connections raised."),
+            Self::Lease(error) => lease_message(error, true),
+            Self::Upstream(_) | Self::UpstreamGone => {
+                fatal(SqlState::CONNECTION_FAILURE, "the connection to the workspace's database was lost")
+                    .hint("Connect again. Whether the last statement took effect is not known.")
+            }
+            Self::UpstreamMessage(_) => {
+                fatal(SqlState::PROTOCOL_VIOLATION, "the workspace's database broke the protocol")
+                    .hint("Connect again; if it happens twice, tell the administrator.")
+            }
+            Self::StatementStuck => {
+                fatal(SqlState::QUERY_CANCELED, "the statement ran into its time limit and did not end when cancelled")
+            }
+            Self::IdleTimeout => {
+                fatal(SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
+            }
+            Self::IdleInTransactionTimeout => fatal(
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            )
+            .hint("End transactions as soon as their work is done; this one was rolled back."),
+            Self::LoginEnded => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+                .hint("The sessions of this login were ended; connect with its current password."),
+            Self::Draining => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+                .hint("The gate is being restarted; connect again."),
+            Self::NoRandom => fatal(SqlState::INTERNAL_ERROR, "the gate cannot make random numbers"),
+        };
+        Some(message)
+    }
+}
+
+/// What a client is told when no connection can be had: FATAL during the login, an ordinary error later.
+pub fn lease_message(error: &LeaseError, fatal_one: bool) -> ErrorMessage {
+    let make =
+        |code, text: &str| if fatal_one { ErrorMessage::fatal(code, text) } else { ErrorMessage::error(code, text) };
+    match error {
+        LeaseError::WaitedTooLong => {
+            make(SqlState::TOO_MANY_CONNECTIONS, "no connection to the workspace's database became free in time")
+                .hint("Long transactions hold connections: end them sooner, or have the pool enlarged.")
+        }
+        LeaseError::QueueFull => {
+            make(SqlState::TOO_MANY_CONNECTIONS, "too many sessions wait for a connection to the database")
+                .hint("Try again in a moment.")
+        }
+        LeaseError::Upstream(_) => {
+            make(SqlState::CANNOT_CONNECT_NOW, "the workspace's database cannot be reached at the moment")
+                .hint("Try again in a moment; if it stays, the administrator finds the reason in the gate's log.")
+        }
+    }
+}
+
+fn fatal(code: SqlState, text: impl Into<String>) -> ErrorMessage {
+    ErrorMessage::fatal(code, text)
+}
+
+/// A name that a client chose, short enough to repeat.
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(63).collect()
+}

@@ -1,0 +1,401 @@
+//! The server's side: what each of its messages answers, and what of it the client sees.
+
+use bytes::{BufMut, BytesMut};
+use portcullis_policy::{Effect, Kind, Permit};
+use portcullis_wire::backend::{Backend, ErrorFields, encode as reply};
+use portcullis_wire::{ErrorMessage, SqlState, TransactionStatus};
+
+use super::{Exchange, Expect, Portal, Refusal, Undo};
+use crate::session::end::SessionEnd;
+use crate::session::settings::Change;
+use crate::upstream::Upstream;
+
+/// What became of a server's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handled {
+    /// Forward it as it is.
+    Forward,
+    /// Nothing of it goes to the client, or something else went instead.
+    Swallowed,
+    /// Forward it; the server is about to close.
+    Fatal,
+}
+
+impl Exchange {
+    /// Whether a message of this type can be forwarded piece by piece, without being looked at.
+    pub fn passes_in_pieces(&self, tag: u8) -> bool {
+        matches!(tag, b'D' | b'd')
+            && matches!(self.pending.front(), Some(Expect::Query { .. } | Expect::Execute { .. }))
+    }
+
+    /// Deals with one whole message of the server.
+    ///
+    /// # Errors
+    /// When the message answers nothing that was asked: the server or these books are wrong, and the connection is of
+    /// no use any more.
+    pub fn server_message(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        upstream: &mut Upstream,
+        out: &mut BytesMut,
+    ) -> Result<Handled, SessionEnd> {
+        match tag {
+            b'S' => self.parameter_status(body, upstream),
+            b'N' => Ok(self.unless_own(Handled::Forward)),
+            b'A' => Ok(Handled::Forward),
+            b'E' => self.error(body, upstream, out),
+            b'Z' => self.ready_for_query(body, upstream, out),
+            _ => self.answer_of_head(tag, body, upstream, out),
+        }
+    }
+
+    fn unless_own(&self, handled: Handled) -> Handled {
+        if matches!(self.pending.front(), Some(Expect::Settings)) { Handled::Swallowed } else { handled }
+    }
+
+    fn answer_of_head(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        upstream: &mut Upstream,
+        out: &mut BytesMut,
+    ) -> Result<Handled, SessionEnd> {
+        let Some(head) = self.pending.front_mut() else { return Err(SessionEnd::UpstreamMessage(tag)) };
+        let handled = match (head, tag) {
+            (Expect::Settings, _) => return Ok(Handled::Swallowed),
+            (Expect::Query { permit, completed, .. }, b'C' | b'I') => {
+                let permit = permit.clone();
+                let at = *completed;
+                *completed += 1;
+                self.copy_in = None;
+                if let Some(permit) = permit {
+                    self.completed(&permit, Some(at), body, upstream);
+                }
+                return Ok(Handled::Forward);
+            }
+            (Expect::Query { .. } | Expect::Execute { .. }, b'G') => {
+                self.copy_has_begun();
+                return Ok(Handled::Forward);
+            }
+            (Expect::Query { .. }, b'T' | b'D' | b'H' | b'd' | b'c') => return Ok(Handled::Forward),
+            (Expect::Parse { visible, .. }, b'1') => {
+                if *visible {
+                    Handled::Forward
+                } else {
+                    Handled::Swallowed
+                }
+            }
+            (Expect::Bind { .. }, b'2') => Handled::Forward,
+            (Expect::Describe, b't') => return Ok(Handled::Forward),
+            (Expect::Describe, b'T' | b'n') => Handled::Forward,
+            (Expect::Execute { .. }, b'D' | b'H' | b'd' | b'c') => return Ok(Handled::Forward),
+            (Expect::Execute { .. }, b's' | b'I') => Handled::Forward,
+            (Expect::Execute { statement }, b'C') => {
+                let statement = statement.clone();
+                self.copy_in = None;
+                if let Some(statement) = statement {
+                    self.completed(&statement.permit, None, body, upstream);
+                }
+                Handled::Forward
+            }
+            (Expect::Close { visible, .. }, b'3') => {
+                if *visible {
+                    Handled::Forward
+                } else {
+                    Handled::Swallowed
+                }
+            }
+            _ => return Err(SessionEnd::UpstreamMessage(tag)),
+        };
+        // The forwarded message stands before local answers that wait behind it: the caller appends in this order.
+        self.pending.pop_front();
+        self.head_changed();
+        if self.local_answers_wait() {
+            if handled == Handled::Forward {
+                put_frame(out, tag, body);
+            }
+            self.give_local_answers(out);
+            return Ok(Handled::Swallowed);
+        }
+        Ok(handled)
+    }
+
+    fn local_answers_wait(&self) -> bool {
+        matches!(self.pending.front(), Some(Expect::Local { .. }))
+    }
+
+    fn give_local_answers(&mut self, out: &mut BytesMut) {
+        while let Some(Expect::Local { reply, .. }) = self.pending.front() {
+            out.extend_from_slice(reply);
+            self.pending.pop_front();
+        }
+        self.head_changed();
+    }
+
+    fn head_changed(&mut self) {
+        self.head_since = std::time::Instant::now();
+    }
+
+    fn copy_has_begun(&mut self) {
+        if let Some(copy) = &mut self.copy_in {
+            copy.begun = true;
+        }
+        // The server ignores a Sync that it meets inside the copy.
+        self.pending.retain(|expect| !matches!(expect, Expect::Sync { in_copy: true }));
+    }
+
+    fn parameter_status(&mut self, body: &[u8], upstream: &mut Upstream) -> Result<Handled, SessionEnd> {
+        let Ok(Backend::ParameterStatus { name, value }) = Backend::decode(b'S', body) else {
+            return Err(SessionEnd::UpstreamMessage(b'S'));
+        };
+        upstream.parameters.insert(name.to_owned(), value.to_owned());
+        if hidden_parameter(name) || matches!(self.pending.front(), Some(Expect::Settings)) {
+            return Ok(Handled::Swallowed);
+        }
+        self.reported.insert(name.to_owned(), value.to_owned());
+        Ok(Handled::Forward)
+    }
+
+    /// Tells the client where this connection's reported settings differ from what it was told last.
+    pub fn report_parameters(&mut self, upstream: &Upstream, out: &mut BytesMut) {
+        for (name, value) in &upstream.parameters {
+            if !hidden_parameter(name) && self.reported.get(name) != Some(value) {
+                reply::parameter_status(out, name, value);
+                self.reported.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
+    fn error(&mut self, body: &[u8], upstream: &mut Upstream, out: &mut BytesMut) -> Result<Handled, SessionEnd> {
+        let Ok(Backend::ErrorResponse(fields)) = Backend::decode(b'E', body) else {
+            return Err(SessionEnd::UpstreamMessage(b'E'));
+        };
+        let fatal = fields.is_fatal();
+        self.failed = true;
+        self.copy_in = None;
+        let ours = self.ours_instead(&fields);
+        if matches!(self.pending.front(), Some(Expect::Settings)) {
+            // A value that the server no longer takes; the session cannot be what its client believes it to be.
+            let code = fields.code().and_then(SqlState::parse).unwrap_or(SqlState::INVALID_PARAMETER_VALUE);
+            let text = fields.message().unwrap_or("a setting of this session is no longer accepted").to_owned();
+            return Err(SessionEnd::Setting(Box::new(ErrorMessage::fatal(code, text))));
+        }
+        if !matches!(self.pending.front(), Some(Expect::Query { .. } | Expect::Sync { .. }) | None) {
+            self.unwind(&fields, upstream);
+        }
+        Ok(match ours {
+            Some(error) if !fatal => {
+                error.encode_error(out);
+                Handled::Swallowed
+            }
+            _ if fatal => Handled::Fatal,
+            _ => Handled::Forward,
+        })
+    }
+
+    /// Our own words, when the error is the server's answer to a refused statement, a broken copy or our own cancel.
+    fn ours_instead(&mut self, fields: &ErrorFields<'_>) -> Option<Box<ErrorMessage>> {
+        let refusal = match self.pending.front_mut() {
+            Some(Expect::Query { refusal, .. }) => refusal.take(),
+            Some(Expect::RefusedParse(_)) => match self.pending.pop_front() {
+                Some(Expect::RefusedParse(refusal)) => Some(refusal),
+                _ => None,
+            },
+            _ => None,
+        };
+        let refused = refusal.filter(|Refusal { token, .. }| token.is_named_by(fields)).map(|refusal| refusal.error);
+        if refused.is_some() {
+            return refused;
+        }
+        if fields.code() == Some("57014") {
+            return self.copy_failure.take().or_else(|| self.cancel_failure.take());
+        }
+        None
+    }
+
+    /// The server skips up to Sync: what was sent in between has not happened.
+    fn unwind(&mut self, fields: &ErrorFields<'_>, upstream: &mut Upstream) {
+        let stale_plan = fields.code() == Some("0A000") && fields.message() == Some(STALE_PLAN);
+        let mut skipped = Vec::new();
+        while !matches!(self.pending.front(), Some(Expect::Sync { .. }) | None) {
+            skipped.extend(self.pending.pop_front());
+        }
+        if self.pending.is_empty() {
+            self.skip_until_sync = true;
+        }
+        for expect in skipped.into_iter().rev() {
+            match expect {
+                Expect::Parse { statement, undo, named, .. } => {
+                    if named {
+                        upstream.prepared.forget(&statement)
+                    } else {
+                        upstream.prepared.set_unnamed(None)
+                    }
+                    self.take_back(undo);
+                }
+                Expect::Execute { statement: Some(statement) } if stale_plan => upstream.prepared.forget(&statement),
+                // What had to make room has not gone: the next session's reset drops it.
+                Expect::Close { visible: false, .. } => self.tainted = true,
+                Expect::Bind { undo } | Expect::Close { undo, .. } | Expect::Local { undo, .. } => {
+                    if stale_plan
+                        && let Undo::Portal(name, _) = &undo
+                        && let Some(Portal::Bound(statement)) = self.portals.get(name)
+                    {
+                        upstream.prepared.forget(statement);
+                    }
+                    self.take_back(undo);
+                }
+                _ => {}
+            }
+        }
+        self.head_changed();
+    }
+
+    fn ready_for_query(
+        &mut self,
+        body: &[u8],
+        upstream: &mut Upstream,
+        out: &mut BytesMut,
+    ) -> Result<Handled, SessionEnd> {
+        let Ok(Backend::ReadyForQuery(status)) = Backend::decode(b'Z', body) else {
+            return Err(SessionEnd::UpstreamMessage(b'Z'));
+        };
+        let head = self.pending.pop_front();
+        upstream.status = status;
+        self.head_changed();
+        match head {
+            Some(Expect::Settings) => {
+                upstream.settings = self.settings.desired().clone();
+                self.report_parameters(upstream, out);
+                return Ok(Handled::Swallowed);
+            }
+            Some(Expect::Sync { in_copy }) => {
+                if in_copy {
+                    // The copy never began, so this Sync counted after all.
+                    self.open_pipeline = false;
+                    self.skip_until_sync = false;
+                }
+            }
+            Some(Expect::Query { .. }) => {}
+            _ => return Err(SessionEnd::UpstreamMessage(b'Z')),
+        }
+        self.copy_in = None;
+        self.copy_failure = None;
+        if self.pending.is_empty() {
+            self.cancel_failure = None;
+        }
+        if status == TransactionStatus::Idle {
+            self.transaction_ended(upstream);
+        }
+        self.failed = false;
+        if self.local_answers_wait() {
+            reply::ready_for_query(out, status);
+            self.give_local_answers(out);
+            return Ok(Handled::Swallowed);
+        }
+        Ok(Handled::Forward)
+    }
+
+    fn transaction_ended(&mut self, upstream: &mut Upstream) {
+        if self.failed {
+            self.settings.rollback();
+        } else {
+            self.settings.commit(&mut upstream.settings);
+        }
+        // Portals end with their transaction, but for cursors WITH HOLD.
+        if !self.portals.is_empty() {
+            let later = self.pending.iter().any(|expect| matches!(expect, Expect::Bind { .. }));
+            if !later {
+                self.portals.retain(|_, portal| matches!(portal, Portal::Cursor { hold: true }));
+            }
+        }
+    }
+
+    /// A statement has ended well: `at` is its number in a Query, `None` where there is only one.
+    fn completed(&mut self, permit: &Permit, at: Option<usize>, body: &[u8], upstream: &mut Upstream) {
+        self.schema_changed |= changes_schema(permit.command());
+        if at.is_none_or(|at| at + 1 == permit.statements()) {
+            for effect in permit.effects() {
+                self.take_effect(effect, body, upstream);
+            }
+        }
+    }
+
+    fn take_effect(&mut self, effect: &Effect, tag: &[u8], upstream: &mut Upstream) {
+        match effect {
+            Effect::Set { name, value, local: false } => {
+                self.settings.change(Change::One(name.clone(), value.clone()));
+            }
+            Effect::Reset { name } => self.settings.change(Change::One(name.clone(), None)),
+            Effect::ResetAll => self.settings.change(Change::All),
+            Effect::Savepoint(name) => self.settings.savepoint(name),
+            Effect::RollbackTo(name) => self.settings.rollback_to(name),
+            Effect::Release(name) => self.settings.release(name),
+            // COMMIT of a failed transaction answers ROLLBACK.
+            Effect::Commit { .. } if tag.starts_with(b"COMMIT") => self.settings.commit(&mut upstream.settings),
+            Effect::Commit { .. } | Effect::Rollback { .. } => {
+                self.settings.rollback();
+                self.failed = false;
+            }
+            Effect::SqlPrepare { name } => {
+                self.sql_prepared.insert(name.clone());
+            }
+            Effect::SqlDeallocate { name } => {
+                self.sql_prepared.remove(name);
+                self.statements.remove(name);
+            }
+            Effect::DeallocateAll => {
+                self.sql_prepared.clear();
+                self.statements.clear();
+                upstream.prepared.clear();
+            }
+            Effect::DiscardAll => {
+                self.discard_all();
+                upstream.prepared.clear();
+                upstream.settings.clear();
+            }
+            Effect::Declare { name, hold } => {
+                self.portals.insert(name.clone(), Portal::Cursor { hold: *hold });
+            }
+            Effect::CloseCursor { name } => {
+                self.portals.remove(name);
+            }
+            Effect::CloseAll => self.portals.clear(),
+            Effect::Begin
+            | Effect::Set { local: true, .. }
+            | Effect::SetBound { .. }
+            | Effect::ResetSessionAuthorization
+            | Effect::SqlExecute { .. }
+            | Effect::DiscardOther
+            | Effect::Fetch { .. }
+            | Effect::Listen(_)
+            | Effect::Unlisten(_)
+            | Effect::CopyIn
+            | Effect::CopyOut
+            | Effect::Pin(_)
+            | Effect::Taint(_) => {}
+        }
+    }
+}
+
+fn put_frame(out: &mut BytesMut, tag: u8, body: &[u8]) {
+    out.put_u8(tag);
+    // The frame came with this length, so it fits.
+    out.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
+    out.put_slice(body);
+}
+
+/// PostgreSQL's words when a prepared statement's result type has changed under it.
+const STALE_PLAN: &str = "cached plan must not change result type";
+
+/// Reported settings that tell of the proxy's own login, not of the client's session.
+fn hidden_parameter(name: &str) -> bool {
+    matches!(name, "session_authorization" | "is_superuser")
+}
+
+/// Whether a command of this kind can change what a prepared statement returns.
+fn changes_schema(kind: Kind) -> bool {
+    let name = kind.name();
+    name.starts_with("ALTER ") || name.starts_with("DROP ") || name.starts_with("CREATE ")
+}

@@ -1,0 +1,511 @@
+//! One connection to a PostgreSQL server: how it is opened, what is known of it, and what may be written to it.
+//!
+//! SQL text enters [`Outgoing`] in three ways only: with a [`Permit`] (the client's own text, judged), as a
+//! [`Control`] statement (the proxy's own, fixed or built from allow-listed settings), or as the refusal marker, a
+//! text that cannot parse. There is no fourth.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use portcullis_catalog::seal::ProxyKey;
+use portcullis_catalog::{BackendRole, Server};
+use portcullis_policy::Permit;
+use portcullis_wire::backend::{Authentication, Backend, ErrorFields};
+use portcullis_wire::frontend::{Target, encode};
+use portcullis_wire::scram::{AwaitingServerFinal, ChannelBinding, ClientExchange, Credential, random_nonce};
+use portcullis_wire::{CancelKey, SqlState, TransactionStatus, WireError, cut_frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::prepared::Prepared;
+use crate::session::settings::Values;
+use crate::upstream_io::{Address, UpstreamIo};
+
+/// The largest message a server may send before ReadyForQuery at start, bytes.
+const STARTUP_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// The largest answer to a control statement that is held, bytes.
+const CONTROL_FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why a connection could not be opened, or is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The network, or the server's process, failed.
+    #[error("the connection to the server failed")]
+    Io(#[from] io::Error),
+    /// The server did not answer in time.
+    #[error("the server did not answer in time")]
+    TimedOut,
+    /// What the server sent is not the protocol.
+    #[error("the server broke the protocol")]
+    Wire(#[from] WireError),
+    /// The server asked for something unexpected.
+    #[error("the server sent an unexpected message ({0})")]
+    Unexpected(&'static str),
+    /// The SCRAM exchange failed: the server does not know the stored key, or is not the one it should be.
+    #[error("SCRAM with the server failed: {0}")]
+    Scram(String),
+    /// TLS to the server could not be set up.
+    #[error("TLS to the server failed: {0}")]
+    Tls(String),
+    /// The stored key of the backend role could not be opened.
+    #[error("the backend role's sealed key cannot be opened with this proxy key")]
+    Sealed,
+    /// The server refused, in its own words.
+    #[error("the server refused: {message} ({code})")]
+    Refused {
+        /// SQLSTATE.
+        code: String,
+        /// The server's message.
+        message: String,
+    },
+}
+
+impl UpstreamError {
+    fn refused(fields: &ErrorFields<'_>) -> Self {
+        Self::Refused {
+            code: fields.code().unwrap_or("XX000").to_owned(),
+            message: fields.message().unwrap_or("no message").to_owned(),
+        }
+    }
+
+    /// The metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "io",
+            Self::TimedOut => "timeout",
+            Self::Wire(_) | Self::Unexpected(_) => "protocol",
+            Self::Scram(_) => "scram",
+            Self::Tls(_) => "tls",
+            Self::Sealed => "sealed",
+            Self::Refused { .. } if self.is_authentication() => "authentication",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
+    /// Whether the server did not accept the backend role's credentials (they may have been rotated meanwhile).
+    pub fn is_authentication(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "28P01" || code == "28000")
+    }
+}
+
+/// Where to connect, and as whom.
+#[derive(Clone)]
+pub struct Destination {
+    /// The server.
+    pub server: Arc<Server>,
+    /// The real name of the database.
+    pub database: String,
+    /// The login and the role behind it.
+    pub backend: Arc<BackendRole>,
+    /// The search path that the policy fixes, as the parameter's value.
+    pub search_path: Option<String>,
+}
+
+/// The server's side of a cancel: its address and its key for the connection.
+#[derive(Clone)]
+pub struct CancelTarget {
+    address: Arc<Address>,
+    key: CancelKey,
+}
+
+impl CancelTarget {
+    /// Sends the CancelRequest and waits until the server has closed: by then the signal is delivered.
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub async fn send(&self) -> Result<(), UpstreamError> {
+        let mut io = UpstreamIo::connect(&self.address).await?;
+        let mut out = BytesMut::new();
+        encode::cancel_request(&mut out, &self.key);
+        io.write_all(&out).await?;
+        io.flush().await?;
+        let mut rest = [0_u8; 64];
+        while io.read(&mut rest).await.unwrap_or(0) > 0 {}
+        Ok(())
+    }
+}
+
+/// An open connection to a workspace's database, authenticated, between messages.
+pub struct Upstream {
+    io: UpstreamIo,
+    /// Received and not yet looked at.
+    pub incoming: BytesMut,
+    /// To be written.
+    pub outgoing: Outgoing,
+    /// The server's latest word on its transaction.
+    pub status: TransactionStatus,
+    /// The latest ParameterStatus of each name.
+    pub parameters: BTreeMap<String, String>,
+    /// Session-level settings that differ from those the connection began with.
+    pub settings: Values,
+    /// Statements prepared here.
+    pub prepared: Prepared,
+    /// Something was left behind that the next session must not meet; the reset comes before reuse.
+    pub tainted: bool,
+    /// When it was opened.
+    pub born: Instant,
+    /// Since when it has been idle.
+    pub idle_since: Instant,
+    cancel: Option<CancelTarget>,
+}
+
+impl Upstream {
+    /// Connects, authenticates with the backend role's stored key, and reads up to the first ReadyForQuery.
+    ///
+    /// The startup packet carries `role`, which survives RESET ROLE and DISCARD ALL.
+    ///
+    /// # Errors
+    /// See [`UpstreamError`]; nothing of the sealed key is ever in one.
+    pub async fn open(to: &Destination, key: &ProxyKey, within: Duration) -> Result<Self, UpstreamError> {
+        tokio::time::timeout(within, Self::open_unbounded(to, key)).await.map_err(|_| UpstreamError::TimedOut)?
+    }
+
+    async fn open_unbounded(to: &Destination, key: &ProxyKey) -> Result<Self, UpstreamError> {
+        let address = Arc::new(Address::of(&to.server)?);
+        let io = UpstreamIo::connect(&address).await?;
+        let now = Instant::now();
+        let mut this = Self {
+            io,
+            incoming: BytesMut::new(),
+            outgoing: Outgoing::default(),
+            status: TransactionStatus::Idle,
+            parameters: BTreeMap::new(),
+            settings: Values::new(),
+            prepared: Prepared::default(),
+            tainted: false,
+            born: now,
+            idle_since: now,
+            cancel: None,
+        };
+        let mut parameters = vec![
+            ("user", to.backend.login.as_str()),
+            ("database", to.database.as_str()),
+            ("role", to.backend.role.as_str()),
+            ("client_encoding", "UTF8"),
+            ("application_name", "portcullis"),
+        ];
+        parameters.extend(to.search_path.as_deref().map(|path| ("search_path", path)));
+        encode::startup(&mut this.outgoing.buffer, 0, &parameters)?;
+        this.flush().await?;
+        this.authenticate(&to.backend, key).await?;
+        this.await_ready(&address).await?;
+        Ok(this)
+    }
+
+    async fn authenticate(&mut self, backend: &BackendRole, key: &ProxyKey) -> Result<(), UpstreamError> {
+        let mut login = Login::Nothing;
+        loop {
+            let frame = self.next_frame(STARTUP_FRAME_BYTES_MAX).await?;
+            match (Backend::decode(frame.tag(), frame.body())?, login) {
+                (Backend::ErrorResponse(fields), _) => return Err(UpstreamError::refused(&fields)),
+                // A server that asks for no proof (trust) is a misconfiguration, but not one that harms here.
+                (Backend::Authentication(Authentication::Ok), Login::Nothing | Login::Proved) => return Ok(()),
+                (Backend::Authentication(Authentication::Sasl { mechanisms }), Login::Nothing) => {
+                    let keys = key.open_backend(backend).map_err(|_| UpstreamError::Sealed)?;
+                    let credential = Credential::Keys { client_key: *keys.client_key, server_key: *keys.server_key };
+                    let nonce = random_nonce().map_err(scram)?;
+                    let (exchange, mechanism, first) =
+                        ClientExchange::start(credential, &mechanisms, &ChannelBinding::None, &nonce).map_err(scram)?;
+                    encode::sasl_initial_response(&mut self.outgoing.buffer, mechanism, &first)?;
+                    login = Login::Challenged(exchange);
+                }
+                (Backend::Authentication(Authentication::SaslContinue(data)), Login::Challenged(exchange)) => {
+                    let (exchange, last) = exchange.on_server_first(data).map_err(scram)?;
+                    encode::sasl_response(&mut self.outgoing.buffer, &last);
+                    login = Login::Proving(exchange);
+                }
+                (Backend::Authentication(Authentication::SaslFinal(data)), Login::Proving(exchange)) => {
+                    exchange.on_server_final(data).map_err(scram)?;
+                    login = Login::Proved;
+                }
+                (Backend::NoticeResponse(_) | Backend::NegotiateProtocolVersion { .. }, before) => login = before,
+                (Backend::Authentication(_), _) => {
+                    return Err(UpstreamError::Unexpected("an authentication step that is not SCRAM-SHA-256's next"));
+                }
+                _ => return Err(UpstreamError::Unexpected("before authentication")),
+            }
+            self.flush().await?;
+        }
+    }
+
+    async fn await_ready(&mut self, address: &Arc<Address>) -> Result<(), UpstreamError> {
+        loop {
+            let frame = self.next_frame(STARTUP_FRAME_BYTES_MAX).await?;
+            match Backend::decode(frame.tag(), frame.body())? {
+                Backend::ErrorResponse(fields) => return Err(UpstreamError::refused(&fields)),
+                Backend::ParameterStatus { name, value } => {
+                    self.parameters.insert(name.to_owned(), value.to_owned());
+                }
+                Backend::BackendKeyData(key) => self.cancel = Some(CancelTarget { address: address.clone(), key }),
+                Backend::ReadyForQuery(TransactionStatus::Idle) => return Ok(()),
+                Backend::ReadyForQuery(_) => return Err(UpstreamError::Unexpected("a transaction at start")),
+                _ => {}
+            }
+        }
+    }
+
+    /// What a cancel of this connection's query needs.
+    pub fn cancel_target(&self) -> Option<CancelTarget> {
+        self.cancel.clone()
+    }
+
+    /// Takes on the settings of a session that is about to begin.
+    ///
+    /// # Errors
+    /// The server's refusal of a value, or the connection's failure.
+    pub async fn adopt(&mut self, settings: &Values) -> Result<(), UpstreamError> {
+        if let Some(control) = Control::settings(&self.settings, settings) {
+            self.run(&control).await?;
+            self.settings = settings.clone();
+        }
+        Ok(())
+    }
+
+    /// Runs one of the proxy's own statements to its end, outside any session.
+    ///
+    /// # Errors
+    /// The server's refusal, or the connection's failure.
+    pub async fn run(&mut self, control: &Control) -> Result<(), UpstreamError> {
+        self.outgoing.control(control);
+        self.flush().await?;
+        let mut refusal = None;
+        loop {
+            let frame = self.next_frame(CONTROL_FRAME_BYTES_MAX).await?;
+            match Backend::decode(frame.tag(), frame.body())? {
+                Backend::ErrorResponse(fields) => refusal = Some(UpstreamError::refused(&fields)),
+                Backend::ParameterStatus { name, value } => {
+                    self.parameters.insert(name.to_owned(), value.to_owned());
+                }
+                Backend::ReadyForQuery(status) => {
+                    self.status = status;
+                    return refusal.map_or(Ok(()), Err);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Makes the connection fit for another session: ends its transaction and, when it is tainted, drops all that a
+    /// session can leave behind. The `role` of the startup packet stays (it is what DISCARD ALL returns to).
+    ///
+    /// # Errors
+    /// When that fails the connection must be closed.
+    pub async fn reset(&mut self) -> Result<(), UpstreamError> {
+        if self.status != TransactionStatus::Idle {
+            self.run(&Control::rollback()).await?;
+        }
+        if self.tainted {
+            self.run(&Control::discard_all()).await?;
+            self.prepared.clear();
+            self.settings.clear();
+            self.tainted = false;
+        }
+        match self.status {
+            TransactionStatus::Idle => Ok(()),
+            _ => Err(UpstreamError::Unexpected("a transaction after ROLLBACK")),
+        }
+    }
+
+    async fn next_frame(&mut self, body_bytes_max: usize) -> Result<portcullis_wire::Frame, UpstreamError> {
+        loop {
+            if let Some(frame) = cut_frame(&mut self.incoming, body_bytes_max)? {
+                return Ok(frame);
+            }
+            if self.io.read_buf(&mut self.incoming).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), UpstreamError> {
+        self.io.write_all_buf(&mut self.outgoing.buffer).await?;
+        self.io.flush().await?;
+        Ok(())
+    }
+
+    /// Reads what is there into `incoming`; `Ready(0)` is the end of the stream.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.incoming.reserve(READ_BYTES);
+        tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.incoming)
+    }
+
+    /// Writes as much of `outgoing` as the socket takes; `true` when something went out.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        crate::session::buffer::poll_drain(&mut self.io, &mut self.outgoing.buffer, &mut self.outgoing.unflushed, cx)
+    }
+
+    /// Whether an idle connection is still silent and open. Anything to read on it (an error that ends it, or the end
+    /// itself) makes it useless; asynchronous messages to nobody are dropped with it.
+    pub fn is_quiet(&mut self) -> bool {
+        if !self.incoming.is_empty() || !self.outgoing.buffer.is_empty() || self.status != TransactionStatus::Idle {
+            return false;
+        }
+        let waker = std::task::Waker::noop();
+        let mut cx = Context::from_waker(waker);
+        matches!(self.poll_read(&mut cx), Poll::Pending)
+    }
+}
+
+/// How far a login at the server has come.
+enum Login {
+    Nothing,
+    Challenged(ClientExchange),
+    Proving(AwaitingServerFinal),
+    Proved,
+}
+
+fn scram(error: portcullis_wire::scram::ScramError) -> UpstreamError {
+    UpstreamError::Scram(error.to_string())
+}
+
+/// How much one read from a socket asks for, bytes.
+pub const READ_BYTES: usize = 16 * 1024;
+
+/// Bytes for a server. Its methods are the only way in.
+#[derive(Default)]
+pub struct Outgoing {
+    buffer: BytesMut,
+    unflushed: bool,
+    error: Option<WireError>,
+}
+
+impl Outgoing {
+    /// Bytes that wait to be written.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether all is written and flushed.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty() && !self.unflushed
+    }
+
+    /// What could not be encoded, if anything: the stream then lacks a message and must end.
+    pub fn take_error(&mut self) -> Option<WireError> {
+        self.error.take()
+    }
+
+    fn note(&mut self, encoded: Result<(), WireError>) {
+        if let Err(error) = encoded {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    /// Query with the text that was judged.
+    pub fn query(&mut self, permit: &Permit) {
+        let encoded = encode::query(&mut self.buffer, permit.text());
+        self.note(encoded);
+    }
+
+    /// Parse with the text that was judged, under a name of the proxy's; `types` is the section as the client sent it.
+    pub fn parse(&mut self, name: &str, permit: &Permit, types: &[u8]) {
+        let encoded = encode::parse(&mut self.buffer, name, permit.text(), types);
+        self.note(encoded);
+    }
+
+    /// One of the proxy's own statements.
+    pub fn control(&mut self, control: &Control) {
+        let encoded = encode::query(&mut self.buffer, &control.0);
+        self.note(encoded);
+    }
+
+    /// A Query that the server must refuse, naming the token, in place of one that was not allowed.
+    pub fn refused_query(&mut self, token: &RefusalToken) {
+        let encoded = encode::query(&mut self.buffer, &token.0);
+        self.note(encoded);
+    }
+
+    /// A Parse that the server must refuse, naming the token.
+    pub fn refused_parse(&mut self, token: &RefusalToken) {
+        let encoded = encode::parse(&mut self.buffer, "", &token.0, &[0, 0]);
+        self.note(encoded);
+    }
+
+    /// Bind; `rest` is what follows the names, as the client sent it.
+    pub fn bind(&mut self, portal: &str, statement: &str, rest: &[u8]) {
+        let encoded = encode::bind(&mut self.buffer, portal, statement, rest);
+        self.note(encoded);
+    }
+
+    /// Describe.
+    pub fn describe(&mut self, target: Target, name: &str) {
+        let encoded = encode::describe(&mut self.buffer, target, name);
+        self.note(encoded);
+    }
+
+    /// Execute.
+    pub fn execute(&mut self, portal: &str, rows_max: i32) {
+        let encoded = encode::execute(&mut self.buffer, portal, rows_max);
+        self.note(encoded);
+    }
+
+    /// Close.
+    pub fn close(&mut self, target: Target, name: &str) {
+        let encoded = encode::close(&mut self.buffer, target, name);
+        self.note(encoded);
+    }
+
+    /// Sync.
+    pub fn sync(&mut self) {
+        encode::sync(&mut self.buffer);
+    }
+
+    /// Flush.
+    pub fn flush(&mut self) {
+        encode::flush(&mut self.buffer);
+    }
+
+    /// CopyFail, with the reason that the server will repeat.
+    pub fn copy_fail(&mut self, reason: &str) {
+        let encoded = encode::copy_fail(&mut self.buffer, reason);
+        self.note(encoded);
+    }
+
+    /// A piece of a CopyData, CopyDone or CopyFail frame: never a statement.
+    pub fn copy_bytes(&mut self, piece: &[u8]) {
+        self.buffer.extend_from_slice(piece);
+    }
+}
+
+/// A statement of the proxy's own.
+#[derive(Debug, Clone)]
+pub struct Control(String);
+
+impl Control {
+    fn rollback() -> Self {
+        Self("ROLLBACK".into())
+    }
+
+    fn discard_all() -> Self {
+        Self("DISCARD ALL".into())
+    }
+
+    /// What takes a connection's settings from one state to another; `None` when nothing differs.
+    pub fn settings(have: &Values, want: &Values) -> Option<Self> {
+        crate::session::settings::difference(have, want).map(Self)
+    }
+}
+
+/// A word that no grammar accepts as a statement, different every time, by which the server's complaint is known again.
+#[derive(Debug, Clone)]
+pub struct RefusalToken(String);
+
+impl RefusalToken {
+    /// A new one, or `None` when no random bytes are to be had.
+    pub fn new() -> Option<Self> {
+        use aws_lc_rs::rand::SecureRandom;
+        let mut random = [0_u8; 16];
+        aws_lc_rs::rand::SystemRandom::new().fill(&mut random).ok()?;
+        Some(Self(format!("portcullis_refused_{:032x}", u128::from_be_bytes(random))))
+    }
+
+    /// Whether this error is the server's answer to this token.
+    pub fn is_named_by(&self, fields: &ErrorFields<'_>) -> bool {
+        fields.code() == Some(SqlState::SYNTAX_ERROR.as_str())
+            && fields.message().is_some_and(|message| message.contains(&self.0))
+    }
+}
