@@ -15,4 +15,3 @@ pub mod stop;
 mod testing;
 pub mod tls;
 mod upstream;
-mod upstream_io;

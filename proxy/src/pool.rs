@@ -19,7 +19,7 @@ use crate::admin::{PoolRow, PoolTotals};
 use crate::cancel::CancelSlot;
 use crate::metrics::Metrics;
 use crate::session::settings::Values;
-use crate::upstream::{Destination, Upstream, UpstreamError};
+use crate::upstream::{Destination, Upstream, UpstreamError, UpstreamState};
 
 /// How long a connection may take to be made fit for the next session.
 const RESET_MAX: Duration = Duration::from_secs(5);
@@ -170,6 +170,11 @@ impl std::ops::DerefMut for Lease {
 }
 
 impl Lease {
+    /// What is known of the connection.
+    pub fn state_mut(&mut self) -> &mut UpstreamState {
+        &mut self.upstream
+    }
+
     /// Gives the connection back for the next session, once it is fit for that: no cancel on its way, no transaction,
     /// nothing left behind. What cannot be made fit within five seconds is closed.
     pub fn release(self, slot: &Arc<CancelSlot>) {

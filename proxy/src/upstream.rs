@@ -1,11 +1,11 @@
 //! One connection to a PostgreSQL server: how it is opened, what is known of it, and what may be written to it.
-//!
-//! SQL text enters [`Outgoing`] in three ways only: with a [`Permit`] (the client's own text, judged), as a
-//! [`Control`] statement (the proxy's own, fixed or built from allow-listed settings), or as the refusal marker, a
-//! text that cannot parse. There is no fourth.
+
+mod io;
+mod outgoing;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{Error, ErrorKind, Result as IoResult};
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use portcullis_catalog::seal::ProxyKey;
 use portcullis_catalog::{BackendRole, Server};
-use portcullis_policy::Permit;
 use portcullis_wire::backend::{Authentication, Backend, ErrorFields};
-use portcullis_wire::frontend::{Target, encode};
+use portcullis_wire::frontend::encode;
 use portcullis_wire::scram::{AwaitingServerFinal, ChannelBinding, ClientExchange, Credential, random_nonce};
-use portcullis_wire::{CancelKey, SqlState, TransactionStatus, WireError, cut_frame};
+use portcullis_wire::{CancelKey, TransactionStatus, WireError, cut_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::prepared::Prepared;
 use crate::session::settings::Values;
-use crate::upstream_io::{Address, UpstreamIo};
+use io::{Address, UpstreamIo};
+pub use outgoing::{Control, Outgoing, RefusalToken};
 
 /// The largest message a server may send before ReadyForQuery at start, bytes.
 const STARTUP_FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -35,7 +35,7 @@ const CONTROL_FRAME_BYTES_MAX: usize = 1024 * 1024;
 pub enum UpstreamError {
     /// The network, or the server's process, failed.
     #[error("the connection to the server failed")]
-    Io(#[from] io::Error),
+    Io(#[from] Error),
     /// The server did not answer in time.
     #[error("the server did not answer in time")]
     TimedOut,
@@ -129,11 +129,8 @@ impl CancelTarget {
     }
 }
 
-/// An open connection to a workspace's database, authenticated, between messages.
-pub struct Upstream {
-    io: UpstreamIo,
-    /// Received and not yet looked at.
-    pub incoming: BytesMut,
+/// What is known of a connection and waits to be written to it: all of it but the socket.
+pub struct UpstreamState {
     /// To be written.
     pub outgoing: Outgoing,
     /// The server's latest word on its transaction.
@@ -146,11 +143,46 @@ pub struct Upstream {
     pub prepared: Prepared,
     /// Something was left behind that the next session must not meet; the reset comes before reuse.
     pub tainted: bool,
+}
+
+impl Default for UpstreamState {
+    /// A connection that has just been opened.
+    fn default() -> Self {
+        Self {
+            outgoing: Outgoing::default(),
+            status: TransactionStatus::Idle,
+            parameters: BTreeMap::new(),
+            settings: Values::new(),
+            prepared: Prepared::default(),
+            tainted: false,
+        }
+    }
+}
+
+/// An open connection to a workspace's database, authenticated, between messages.
+pub struct Upstream {
+    io: UpstreamIo,
+    state: UpstreamState,
+    /// Received and not yet looked at.
+    pub incoming: BytesMut,
     /// When it was opened.
     pub born: Instant,
     /// Since when it has been idle.
     pub idle_since: Instant,
     cancel: Option<CancelTarget>,
+}
+
+impl Deref for Upstream {
+    type Target = UpstreamState;
+    fn deref(&self) -> &UpstreamState {
+        &self.state
+    }
+}
+
+impl DerefMut for Upstream {
+    fn deref_mut(&mut self) -> &mut UpstreamState {
+        &mut self.state
+    }
 }
 
 impl Upstream {
@@ -170,13 +202,8 @@ impl Upstream {
         let now = Instant::now();
         let mut this = Self {
             io,
+            state: UpstreamState::default(),
             incoming: BytesMut::new(),
-            outgoing: Outgoing::default(),
-            status: TransactionStatus::Idle,
-            parameters: BTreeMap::new(),
-            settings: Values::new(),
-            prepared: Prepared::default(),
-            tainted: false,
             born: now,
             idle_since: now,
             cancel: None,
@@ -316,26 +343,27 @@ impl Upstream {
                 return Ok(frame);
             }
             if self.io.read_buf(&mut self.incoming).await? == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                return Err(Error::from(ErrorKind::UnexpectedEof).into());
             }
         }
     }
 
     async fn flush(&mut self) -> Result<(), UpstreamError> {
-        self.io.write_all_buf(&mut self.outgoing.buffer).await?;
+        self.io.write_all_buf(&mut self.state.outgoing.buffer).await?;
         self.io.flush().await?;
         Ok(())
     }
 
     /// Reads what is there into `incoming`; `Ready(0)` is the end of the stream.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<usize>> {
         self.incoming.reserve(READ_BYTES);
         tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.incoming)
     }
 
     /// Writes as much of `outgoing` as the socket takes; `true` when something went out.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        crate::session::buffer::poll_drain(&mut self.io, &mut self.outgoing.buffer, &mut self.outgoing.unflushed, cx)
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<bool>> {
+        let Outgoing { buffer, unflushed, .. } = &mut self.state.outgoing;
+        crate::session::buffer::poll_drain(&mut self.io, buffer, unflushed, cx)
     }
 
     /// Whether an idle connection is still silent and open. Anything to read on it (an error that ends it, or the end
@@ -364,148 +392,3 @@ fn scram(error: portcullis_wire::scram::ScramError) -> UpstreamError {
 
 /// How much one read from a socket asks for, bytes.
 pub const READ_BYTES: usize = 16 * 1024;
-
-/// Bytes for a server. Its methods are the only way in.
-#[derive(Default)]
-pub struct Outgoing {
-    buffer: BytesMut,
-    unflushed: bool,
-    error: Option<WireError>,
-}
-
-impl Outgoing {
-    /// Bytes that wait to be written.
-    pub fn len(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// Whether all is written and flushed.
-    pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty() && !self.unflushed
-    }
-
-    /// What could not be encoded, if anything: the stream then lacks a message and must end.
-    pub fn take_error(&mut self) -> Option<WireError> {
-        self.error.take()
-    }
-
-    fn note(&mut self, encoded: Result<(), WireError>) {
-        if let Err(error) = encoded {
-            self.error.get_or_insert(error);
-        }
-    }
-
-    /// Query with the text that was judged.
-    pub fn query(&mut self, permit: &Permit) {
-        let encoded = encode::query(&mut self.buffer, permit.text());
-        self.note(encoded);
-    }
-
-    /// Parse with the text that was judged, under a name of the proxy's; `types` is the section as the client sent it.
-    pub fn parse(&mut self, name: &str, permit: &Permit, types: &[u8]) {
-        let encoded = encode::parse(&mut self.buffer, name, permit.text(), types);
-        self.note(encoded);
-    }
-
-    /// One of the proxy's own statements.
-    pub fn control(&mut self, control: &Control) {
-        let encoded = encode::query(&mut self.buffer, &control.0);
-        self.note(encoded);
-    }
-
-    /// A Query that the server must refuse, naming the token, in place of one that was not allowed.
-    pub fn refused_query(&mut self, token: &RefusalToken) {
-        let encoded = encode::query(&mut self.buffer, &token.0);
-        self.note(encoded);
-    }
-
-    /// A Parse that the server must refuse, naming the token.
-    pub fn refused_parse(&mut self, token: &RefusalToken) {
-        let encoded = encode::parse(&mut self.buffer, "", &token.0, &[0, 0]);
-        self.note(encoded);
-    }
-
-    /// Bind; `rest` is what follows the names, as the client sent it.
-    pub fn bind(&mut self, portal: &str, statement: &str, rest: &[u8]) {
-        let encoded = encode::bind(&mut self.buffer, portal, statement, rest);
-        self.note(encoded);
-    }
-
-    /// Describe.
-    pub fn describe(&mut self, target: Target, name: &str) {
-        let encoded = encode::describe(&mut self.buffer, target, name);
-        self.note(encoded);
-    }
-
-    /// Execute.
-    pub fn execute(&mut self, portal: &str, rows_max: i32) {
-        let encoded = encode::execute(&mut self.buffer, portal, rows_max);
-        self.note(encoded);
-    }
-
-    /// Close.
-    pub fn close(&mut self, target: Target, name: &str) {
-        let encoded = encode::close(&mut self.buffer, target, name);
-        self.note(encoded);
-    }
-
-    /// Sync.
-    pub fn sync(&mut self) {
-        encode::sync(&mut self.buffer);
-    }
-
-    /// Flush.
-    pub fn flush(&mut self) {
-        encode::flush(&mut self.buffer);
-    }
-
-    /// CopyFail, with the reason that the server will repeat.
-    pub fn copy_fail(&mut self, reason: &str) {
-        let encoded = encode::copy_fail(&mut self.buffer, reason);
-        self.note(encoded);
-    }
-
-    /// A piece of a CopyData, CopyDone or CopyFail frame: never a statement.
-    pub fn copy_bytes(&mut self, piece: &[u8]) {
-        self.buffer.extend_from_slice(piece);
-    }
-}
-
-/// A statement of the proxy's own.
-#[derive(Debug, Clone)]
-pub struct Control(String);
-
-impl Control {
-    fn rollback() -> Self {
-        Self("ROLLBACK".into())
-    }
-
-    fn discard_all() -> Self {
-        Self("DISCARD ALL".into())
-    }
-
-    /// What takes a connection's settings from one state to another; `None` when nothing differs.
-    pub fn settings(have: &Values, want: &Values) -> Option<Self> {
-        crate::session::settings::difference(have, want).map(Self)
-    }
-}
-
-/// A word that no grammar accepts as a statement, different every time, by which the server's complaint is known again.
-#[derive(Debug, Clone)]
-pub struct RefusalToken(String);
-
-impl RefusalToken {
-    /// A new one, or `None` when no random bytes are to be had.
-    pub fn new() -> Option<Self> {
-        use aws_lc_rs::rand::SecureRandom;
-        let mut random = [0_u8; 16];
-        aws_lc_rs::rand::SystemRandom::new().fill(&mut random).ok()?;
-        Some(Self(format!("portcullis_refused_{:032x}", u128::from_be_bytes(random))))
-    }
-
-    /// Whether this error is the server's answer to this token.
-    pub fn is_named_by(&self, fields: &ErrorFields<'_>) -> bool {
-        fields.code() == Some(SqlState::SYNTAX_ERROR.as_str())
-            && fields.message().is_some_and(|message| message.contains(&self.0))
-    }
-}

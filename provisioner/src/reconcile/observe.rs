@@ -167,8 +167,7 @@ pub async fn cluster(session: &Session, intent: &Intent) -> Result<Cluster, Serv
 pub async fn inside(session: &Session, intent: &Intent) -> Result<Inside, ServerError> {
     let doing = "reading the database's objects and privileges";
     let roles = intent.roles();
-    let objects =
-        session.rows(doing, OBJECTS, &[&intent.managed_schemas, &intent.customer_schemas, &roles]).await?;
+    let objects = session.rows(doing, OBJECTS, &[&intent.managed_schemas, &intent.customer_schemas, &roles]).await?;
     let open = session.rows(doing, FUNCTIONS_OPEN, &[&intent.closed_functions]).await?;
     let mut inside = Inside::default();
     for row in &objects {

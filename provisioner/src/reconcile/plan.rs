@@ -168,15 +168,17 @@ fn plan_roles(intent: &Intent, cluster: &Cluster, steps: &mut Vec<Step>) {
             steps.push(Step::CreateRole(role));
             continue;
         };
-        let settings: Vec<String> = role.temp_file_limit.iter().map(|limit| format!(":temp_file_limit={limit}")).collect();
-        let same_settings = if cluster.superuser {
-            fact.settings.iter().eq(settings.iter())
-        } else {
-            fact.settings.is_empty()
-        };
+        let settings: Vec<String> =
+            role.temp_file_limit.iter().map(|limit| format!(":temp_file_limit={limit}")).collect();
+        let same_settings =
+            if cluster.superuser { fact.settings.iter().eq(settings.iter()) } else { fact.settings.is_empty() };
         if !same_settings || !same_attributes(&role, fact) {
-            let mut reset_in: Vec<String> =
-                fact.settings.iter().filter_map(|setting| setting.split_once(':')).map(|(db, _)| db.to_owned()).collect();
+            let mut reset_in: Vec<String> = fact
+                .settings
+                .iter()
+                .filter_map(|setting| setting.split_once(':'))
+                .map(|(db, _)| db.to_owned())
+                .collect();
             reset_in.dedup();
             steps.push(Step::AlterRole { role, demote: fact.elevated, reset_in });
         }
@@ -311,9 +313,13 @@ impl Step {
     #[must_use]
     pub fn repairs(&self) -> Vec<String> {
         match self {
-            Step::CloseDatabases(databases) => databases.iter().map(|name| format!("grants on database {name}")).collect(),
+            Step::CloseDatabases(databases) => {
+                databases.iter().map(|name| format!("grants on database {name}")).collect()
+            }
             Step::CreateRole(role) | Step::AlterRole { role, .. } => vec![format!("role {}", role.name)],
-            Step::Leave { role, member } | Step::Join { role, member } => vec![format!("membership of {member} in {role}")],
+            Step::Leave { role, member } | Step::Join { role, member } => {
+                vec![format!("membership of {member} in {role}")]
+            }
             Step::CreateDatabase { database, .. } => vec![format!("database {database}")],
             Step::OwnDatabase { database, .. } => vec![format!("owner of database {database}")],
             Step::AdmitOnly { database, .. } => vec![format!("grants on database {database}")],

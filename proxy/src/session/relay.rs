@@ -424,7 +424,7 @@ impl Relay {
             policy: &route.policy,
             schema_epoch: gate.pools.schema_epoch(&route.destination),
         };
-        let upstream = self.lease.as_deref_mut();
+        let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
         match self.exchange.perform(message, upstream, &mut self.client.outgoing, &around) {
             Performed::Done => {
                 if let Some(error) = self.lease.as_mut().and_then(|lease| lease.outgoing.take_error()) {
@@ -565,7 +565,7 @@ impl Relay {
             }
             let frame = incoming.split_to(header.frame_len());
             let out = &mut self.client.outgoing;
-            match self.exchange.server_message(header.tag, &frame[Header::LEN..], lease, out)? {
+            match self.exchange.server_message(header.tag, &frame[Header::LEN..], lease.state_mut(), out)? {
                 Handled::Forward => out.extend_from_slice(&frame),
                 Handled::Swallowed => {}
                 Handled::Fatal => {

@@ -11,7 +11,7 @@ use portcullis_wire::{ErrorMessage, Frame, SqlState, TransactionStatus};
 use super::{CopyIn, Exchange, Expect, LocalCommand, Portal, Refusal, Slot, Surroundings, Undo};
 use crate::prepared::Statement;
 use crate::session::end::SessionEnd;
-use crate::upstream::{Control, Outgoing, RefusalToken, Upstream};
+use crate::upstream::{Control, Outgoing, RefusalToken, UpstreamState};
 
 /// One message of the client, cut and, where it carries SQL, judged.
 pub enum Message {
@@ -88,7 +88,7 @@ impl Exchange {
     pub fn perform(
         &mut self,
         message: Message,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
@@ -108,7 +108,7 @@ impl Exchange {
         }
     }
 
-    fn query(&mut self, permit: Permit, upstream: Option<&mut Upstream>, out: &mut BytesMut) -> Performed {
+    fn query(&mut self, permit: Permit, upstream: Option<&mut UpstreamState>, out: &mut BytesMut) -> Performed {
         let status = upstream.as_ref().map_or(TransactionStatus::Idle, |upstream| upstream.status);
         if let Some(answer) = self.own_answer(&permit, status) {
             if !self.pending.is_empty() && !self.open_pipeline {
@@ -205,7 +205,7 @@ impl Exchange {
     }
 
     /// Moves the connection's settings to this session's, at a point where no transaction can undo it.
-    fn bring_settings(&mut self, upstream: &mut Upstream) {
+    fn bring_settings(&mut self, upstream: &mut UpstreamState) {
         if !self.is_quiet() || upstream.status != TransactionStatus::Idle {
             return;
         }
@@ -220,7 +220,7 @@ impl Exchange {
         name: String,
         permit: Permit,
         types: Vec<u8>,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
@@ -263,7 +263,7 @@ impl Exchange {
         statement: &Arc<Statement>,
         visible: bool,
         undo: Undo,
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamState,
         around: &Surroundings<'_>,
     ) -> Arc<str> {
         let (upstream_name, evicted) = upstream.prepared.insert(statement, around.schema_epoch);
@@ -281,7 +281,7 @@ impl Exchange {
         statement: &Arc<Statement>,
         visible: bool,
         undo: Undo,
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamState,
     ) {
         upstream.outgoing.parse(name, &statement.permit, &statement.types);
         self.open_pipeline = true;
@@ -291,7 +291,7 @@ impl Exchange {
     fn other(
         &mut self,
         frame: Frame,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
@@ -349,7 +349,7 @@ impl Exchange {
         target: Target,
         name: &str,
         undo: Undo,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
     ) -> Performed {
         let Some(upstream) = upstream else {
             self.take_back(undo);
@@ -364,7 +364,7 @@ impl Exchange {
         Performed::Done
     }
 
-    fn sync(&mut self, upstream: Option<&mut Upstream>, out: &mut BytesMut) {
+    fn sync(&mut self, upstream: Option<&mut UpstreamState>, out: &mut BytesMut) {
         let Some(upstream) = upstream else {
             self.skip_until_sync = false;
             reply::ready_for_query(out, TransactionStatus::Idle);
@@ -389,7 +389,7 @@ impl Exchange {
         portal: String,
         name: &str,
         rest: &[u8],
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
@@ -442,7 +442,7 @@ impl Exchange {
         &mut self,
         name: &str,
         statement: &Arc<Statement>,
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamState,
         around: &Surroundings<'_>,
     ) -> Arc<str> {
         if name.is_empty() {
@@ -462,7 +462,7 @@ impl Exchange {
         &mut self,
         frame: &Frame,
         name: &str,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
@@ -501,7 +501,7 @@ impl Exchange {
         &mut self,
         frame: &Frame,
         name: &str,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
     ) -> Performed {
         match self.portals.get(name) {
@@ -525,7 +525,7 @@ impl Exchange {
         frame: &Frame,
         name: &str,
         rows_max: i32,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
@@ -579,7 +579,7 @@ impl Exchange {
         &mut self,
         error: Box<ErrorMessage>,
         protocol: Protocol,
-        upstream: Option<&mut Upstream>,
+        upstream: Option<&mut UpstreamState>,
         out: &mut BytesMut,
     ) -> Performed {
         let idle = upstream.as_ref().is_none_or(|upstream| upstream.status == TransactionStatus::Idle);

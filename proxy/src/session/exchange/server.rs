@@ -8,7 +8,7 @@ use portcullis_wire::{ErrorMessage, SqlState, TransactionStatus};
 use super::{Exchange, Expect, Portal, Refusal, Undo};
 use crate::session::end::SessionEnd;
 use crate::session::settings::Change;
-use crate::upstream::Upstream;
+use crate::upstream::UpstreamState;
 
 /// What became of a server's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Exchange {
         &mut self,
         tag: u8,
         body: &[u8],
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamState,
         out: &mut BytesMut,
     ) -> Result<Handled, SessionEnd> {
         match tag {
@@ -58,7 +58,7 @@ impl Exchange {
         &mut self,
         tag: u8,
         body: &[u8],
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamState,
         out: &mut BytesMut,
     ) -> Result<Handled, SessionEnd> {
         let Some(head) = self.pending.front_mut() else { return Err(SessionEnd::UpstreamMessage(tag)) };
@@ -145,7 +145,7 @@ impl Exchange {
         self.pending.retain(|expect| !matches!(expect, Expect::Sync { in_copy: true }));
     }
 
-    fn parameter_status(&mut self, body: &[u8], upstream: &mut Upstream) -> Result<Handled, SessionEnd> {
+    fn parameter_status(&mut self, body: &[u8], upstream: &mut UpstreamState) -> Result<Handled, SessionEnd> {
         let Ok(Backend::ParameterStatus { name, value }) = Backend::decode(b'S', body) else {
             return Err(SessionEnd::UpstreamMessage(b'S'));
         };
@@ -158,7 +158,7 @@ impl Exchange {
     }
 
     /// Tells the client where this connection's reported settings differ from what it was told last.
-    pub fn report_parameters(&mut self, upstream: &Upstream, out: &mut BytesMut) {
+    pub fn report_parameters(&mut self, upstream: &UpstreamState, out: &mut BytesMut) {
         for (name, value) in &upstream.parameters {
             if !hidden_parameter(name) && self.reported.get(name) != Some(value) {
                 reply::parameter_status(out, name, value);
@@ -167,7 +167,7 @@ impl Exchange {
         }
     }
 
-    fn error(&mut self, body: &[u8], upstream: &mut Upstream, out: &mut BytesMut) -> Result<Handled, SessionEnd> {
+    fn error(&mut self, body: &[u8], upstream: &mut UpstreamState, out: &mut BytesMut) -> Result<Handled, SessionEnd> {
         let Ok(Backend::ErrorResponse(fields)) = Backend::decode(b'E', body) else {
             return Err(SessionEnd::UpstreamMessage(b'E'));
         };
@@ -215,7 +215,7 @@ impl Exchange {
     }
 
     /// The server skips up to Sync: what was sent in between has not happened.
-    fn unwind(&mut self, fields: &ErrorFields<'_>, upstream: &mut Upstream) {
+    fn unwind(&mut self, fields: &ErrorFields<'_>, upstream: &mut UpstreamState) {
         let stale_plan = fields.code() == Some("0A000") && fields.message() == Some(STALE_PLAN);
         let mut skipped = Vec::new();
         while !matches!(self.pending.front(), Some(Expect::Sync { .. }) | None) {
@@ -255,7 +255,7 @@ impl Exchange {
     fn ready_for_query(
         &mut self,
         body: &[u8],
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamState,
         out: &mut BytesMut,
     ) -> Result<Handled, SessionEnd> {
         let Ok(Backend::ReadyForQuery(status)) = Backend::decode(b'Z', body) else {
@@ -297,7 +297,7 @@ impl Exchange {
         Ok(Handled::Forward)
     }
 
-    fn transaction_ended(&mut self, upstream: &mut Upstream) {
+    fn transaction_ended(&mut self, upstream: &mut UpstreamState) {
         if self.failed {
             self.settings.rollback();
         } else {
@@ -313,7 +313,7 @@ impl Exchange {
     }
 
     /// A statement has ended well: `at` is its number in a Query, `None` where there is only one.
-    fn completed(&mut self, permit: &Permit, at: Option<usize>, body: &[u8], upstream: &mut Upstream) {
+    fn completed(&mut self, permit: &Permit, at: Option<usize>, body: &[u8], upstream: &mut UpstreamState) {
         self.schema_changed |= changes_schema(permit.command());
         if at.is_none_or(|at| at + 1 == permit.statements()) {
             for effect in permit.effects() {
@@ -322,7 +322,7 @@ impl Exchange {
         }
     }
 
-    fn take_effect(&mut self, effect: &Effect, tag: &[u8], upstream: &mut Upstream) {
+    fn take_effect(&mut self, effect: &Effect, tag: &[u8], upstream: &mut UpstreamState) {
         match effect {
             Effect::Set { name, value, local: false } => {
                 self.settings.change(Change::One(name.clone(), value.clone()));

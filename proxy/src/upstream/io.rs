@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::UpstreamError;
+use super::UpstreamError;
 
 /// Where a server listens and what its socket is wrapped in.
 pub struct Address {
