@@ -181,6 +181,11 @@ mod tests {
         (address, metrics, stop, task)
     }
 
+    /// A test that waits for what never comes fails instead of hanging.
+    async fn within_patience(test: impl Future<Output = ()>) {
+        tokio::time::timeout(Duration::from_secs(30), test).await.unwrap();
+    }
+
     async fn connect(address: SocketAddr) -> (TcpStream, u8) {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let first = socket.read_u8().await.unwrap();
@@ -189,6 +194,10 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_clients_max_a_client_hears_53300() {
+        within_patience(beyond_clients_max()).await;
+    }
+
+    async fn beyond_clients_max() {
         let (address, metrics, ..) = start(2).await;
         let (one, _two) = (connect(address).await, connect(address).await);
         assert_eq!((one.1, metrics.connections_open()), (b'+', 2));
@@ -212,6 +221,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_closes_the_port_and_waits_for_sessions() {
+        within_patience(a_stop()).await;
+    }
+
+    async fn a_stop() {
         let (address, metrics, stop, task) = start(10).await;
         let (mut client, _) = connect(address).await;
         stop.cancel();

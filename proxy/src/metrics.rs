@@ -409,4 +409,30 @@ mod tests {
         assert_eq!(buckets[buckets.len() - 2].1, 4.0, "400 s is beyond the last bound");
         assert_eq!(samples["portcullis_wait_seconds_count"], 5.0);
     }
+
+    /// The alerts of the runbook would be silent for ever over a name that does not exist.
+    #[test]
+    fn the_runbook_names_only_metrics_that_exist() {
+        let page = exercised().render(&Observed::default());
+        let runbook = include_str!("../../deploy/README.md");
+        let words = runbook.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+        let named: BTreeSet<&str> =
+            words.filter(|word| word.starts_with("portcullis_") && *word != "portcullis_proxy").collect();
+        assert!(named.len() > 15, "{named:?}");
+        for name in named {
+            // A family by its TYPE, a histogram's series by its samples.
+            let shown = [
+                format!("# TYPE {name} "),
+                format!(
+                    "
+{name}{{"
+                ),
+                format!(
+                    "
+{name} "
+                ),
+            ];
+            assert!(shown.iter().any(|text| page.contains(text)), "{name}");
+        }
+    }
 }
