@@ -13,6 +13,7 @@ pub fn walls() -> Vec<String> {
     let languages = array(grants::revoked_languages());
     let functions = array(grants::revoked_functions());
     let relations = array(grants::revoked_relations());
+    let writable = array(grants::WRITABLE_RELATIONS);
     vec![format!(
         "DO $walls$
 DECLARE
@@ -25,7 +26,8 @@ BEGIN
         SELECT format('REVOKE ALL ON %s %s FROM PUBLIC', CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
                       p.oid::regprocedure)
           FROM pg_catalog.pg_proc p
-         WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY ({functions})
+         WHERE p.pronamespace = 'pg_catalog'::regnamespace
+           AND (p.proname = ANY ({functions}) OR p.oid::regprocedure::text = ANY ({functions}))
            AND EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
         UNION ALL
         SELECT format('REVOKE ALL ON TABLE %s FROM PUBLIC', c.oid::regclass)
@@ -34,6 +36,10 @@ BEGIN
            AND (EXISTS (SELECT 1 FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a WHERE a.grantee = 0)
                 OR EXISTS (SELECT 1 FROM pg_catalog.pg_attribute t, aclexplode(t.attacl) a
                             WHERE t.attrelid = c.oid AND a.grantee = 0))
+        UNION ALL
+        SELECT format('REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON TABLE %s FROM PUBLIC', c.oid::regclass)
+          FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname = ANY ({writable})
     LOOP
         EXECUTE statement;
     END LOOP;
@@ -42,7 +48,7 @@ $walls$"
     )]
 }
 
-/// Functions of `pg_catalog` that PUBLIC may not execute once the walls stand, by name.
+/// Functions of `pg_catalog` that PUBLIC may not execute once the walls stand: names, and signatures of single overloads.
 #[must_use]
 pub fn closed_functions() -> Vec<String> {
     grants::revoked_functions().iter().map(|name| (*name).to_owned()).collect()

@@ -59,6 +59,15 @@ impl Store {
         change.commit(&created(key)).await
     }
 
+    /// Whether there is any key, accepted or not.
+    ///
+    /// # Errors
+    /// If the catalog is not available.
+    pub async fn has_api_keys(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT FROM catalog.api_key)";
+        Ok(self.client().await?.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
     /// Stores the first key of an empty catalog: of several sidecars that start together, one makes it.
     ///
     /// # Errors

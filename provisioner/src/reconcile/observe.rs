@@ -222,10 +222,10 @@ const ROLES_VIEW: &str = "
                rolconnlimit, NULL::text AS rolpassword, rolvaliduntil FROM pg_catalog.pg_roles) r
  WHERE rolname = ANY ($1)";
 
-// An overloaded name is open while one of its signatures is.
+// A name stands for all its overloads, an entry with parentheses for one.
 const FUNCTIONS_OPEN: &str = "
 SELECT count(*) FROM pg_catalog.pg_proc p
- WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY ($1)
+ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND (p.proname = ANY ($1) OR p.oid::regprocedure::text = ANY ($1))
    AND EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')";
 
