@@ -13,7 +13,7 @@ use portcullis_config::{ConfigError, Environment, LogConfig, LogFormat, ProxyCon
 use portcullis_proxy::admin::{self, Admin};
 use portcullis_proxy::gate::Gate;
 use portcullis_proxy::metrics::Metrics;
-use portcullis_proxy::stop::Signals;
+use portcullis_proxy::stop::{Ending, Signals};
 use portcullis_proxy::tls::{Tls, TlsError};
 use portcullis_proxy::{harden, listen, stop};
 use tokio::net::TcpListener;
@@ -131,8 +131,10 @@ async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) 
 
     signals.until_asked(&draining).await;
     let ending = signals.drain(async { drop((&mut sessions).await) }, drain_timeout).await;
-    gate.end_all();
-    drop(tokio::time::timeout(SHUTDOWN_MAX, sessions).await);
+    if ending != Ending::Drained {
+        gate.end_all();
+        drop(tokio::time::timeout(SHUTDOWN_MAX, sessions).await);
+    }
     current.abort();
     gate.reader.stop().await;
     ended.cancel();

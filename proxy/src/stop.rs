@@ -108,3 +108,47 @@ async fn reload(tls: &Arc<Tls>, metrics: &Metrics) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chain, Dir};
+    use rcgen::PKCS_ECDSA_P256_SHA256;
+    use rustix::process::{Signal as Number, getpid, kill_process};
+    use std::future::{pending, ready};
+
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    /// One test, because signals are the whole process's.
+    #[tokio::test]
+    async fn every_way_to_ask_and_every_ending() {
+        let mut signals = Signals::install().unwrap();
+        for number in [Some(Number::TERM), Some(Number::INT), None] {
+            let draining = CancellationToken::new();
+            match number {
+                Some(number) => kill_process(getpid(), number).unwrap(),
+                None => draining.cancel(),
+            }
+            tokio::time::timeout(Duration::from_secs(30), signals.until_asked(&draining)).await.unwrap();
+            assert!(draining.is_cancelled(), "{number:?}");
+        }
+        assert_eq!(signals.drain(ready(()), Duration::ZERO).await, Ending::Drained);
+        assert_eq!(signals.drain(pending(), Duration::ZERO).await, Ending::TimedOut);
+        kill_process(getpid(), Number::TERM).unwrap();
+        assert_eq!(signals.drain(pending(), NEVER).await, Ending::Hurried);
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_counted_by_its_outcome() {
+        let (dir, chain) = (Dir::new(), Chain::new(&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P256_SHA256));
+        let tls = Arc::new(Tls::load(&chain.write(&dir)).unwrap());
+        let metrics = Metrics::new();
+        reload(&tls, &metrics).await;
+        dir.write("server.key", "");
+        reload(&tls, &metrics).await;
+        let page = metrics.render(&crate::metrics::Observed::default());
+        for outcome in ["ok", "failed"] {
+            assert!(page.contains(&format!("portcullis_tls_reloads_total{{outcome=\"{outcome}\"}} 1\n")), "{outcome}");
+        }
+    }
+}

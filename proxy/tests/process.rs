@@ -165,22 +165,30 @@ fn hangup_reads_the_certificate_and_survives_a_bad_one() {
     assert!(proxy.ask(&old, request).is_none());
 }
 
+fn ends_orderly(how: impl Fn(&Proxy)) {
+    let mut proxy = Proxy::start();
+    how(&proxy);
+    assert!(proxy.ended().success());
+    assert!(proxy.until_logged("ended").contains("Drained"));
+    assert!(TcpStream::connect(proxy.wire).is_err());
+}
+
 #[test]
-fn each_way_to_end_is_an_orderly_one() {
-    for how in ["SIGTERM", "SIGINT", "POST /drain"] {
-        let mut proxy = Proxy::start();
-        match how {
-            "SIGTERM" => proxy.signal(Signal::TERM),
-            "SIGINT" => proxy.signal(Signal::INT),
-            _ => {
-                let answer = proxy.ask(&proxy.chain, "POST /drain HTTP/1.1\r\nAuthorization: Bearer operate").unwrap();
-                assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
-            }
-        }
-        assert!(proxy.ended().success(), "{how}");
-        assert!(proxy.until_logged("ended").contains("Drained"), "{how}");
-        assert!(TcpStream::connect(proxy.wire).is_err(), "{how}");
-    }
+fn it_ends_orderly_on_sigterm() {
+    ends_orderly(|proxy| proxy.signal(Signal::TERM));
+}
+
+#[test]
+fn it_ends_orderly_on_sigint() {
+    ends_orderly(|proxy| proxy.signal(Signal::INT));
+}
+
+#[test]
+fn it_ends_orderly_when_the_operator_says_so() {
+    ends_orderly(|proxy| {
+        let answer = proxy.ask(&proxy.chain, "POST /drain HTTP/1.1\r\nAuthorization: Bearer operate").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    });
 }
 
 #[test]
