@@ -62,7 +62,7 @@ pub fn too_long(bytes_max: usize) -> Response<Body> {
 
 /// The sidecar cannot answer now. Sessions and logins on the wire port are not affected, which is worth saying.
 pub fn sidecar_away(status: StatusCode, error: &str) -> Response<Body> {
-    let mut response = problem(status, "internal_error", error);
+    let mut response = problem(status, "unavailable", error);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
     response
 }

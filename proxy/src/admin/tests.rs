@@ -315,7 +315,7 @@ async fn without_a_sidecar_a_sentence_says_what_to_do() {
         let answer = port.ask("GET", "/workspaces", "").await;
         assert_eq!(status(&answer), 503);
         let problem = problem(&answer);
-        assert_eq!((&problem["success"], &problem["http_status"]), (&false.into(), &503.into()));
+        assert_eq!((&problem["code"], &problem["http_status"]), (&"unavailable".into(), &503.into()));
         assert!(problem["error"].as_str().unwrap().contains("start portcullis-provisioner"), "{problem}");
         assert_eq!(problem["request_id"].as_str().map(str::len), Some(16));
         assert!(port.metrics.render(&Observed::default()).contains("sidecar_failures_total{reason=\"connect\"} 1\n"));
