@@ -66,6 +66,19 @@ impl Store {
         Ok(Acknowledged { all: missing.is_empty(), proxies: rows.len(), missing })
     }
 
+    /// Forgets proxies that have been gone for a day, terminations after thirty days, and uses of logins that no longer
+    /// exist, so that `observed` does not grow without end. Call it now and then.
+    ///
+    /// # Errors
+    /// If the catalog is not available.
+    pub async fn forget_old_observations(&self) -> Result<()> {
+        let sql = "DELETE FROM observed.proxy WHERE heartbeat_at < now() - interval '1 day'; \
+                   DELETE FROM observed.termination WHERE at < now() - interval '30 days'; \
+                   DELETE FROM observed.last_used AS u \
+                   WHERE NOT EXISTS (SELECT FROM catalog.login WHERE id = u.login_id)";
+        Ok(self.client().await?.batch_execute(sql).await?)
+    }
+
     /// How many sessions proxies have ended because a login's session epoch became `epoch`.
     ///
     /// # Errors

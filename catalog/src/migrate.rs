@@ -23,8 +23,12 @@ const MIGRATIONS: [Migration; 4] = [
     Migration { version: 4, name: "layout", sql: include_str!("../schema/0004_layout.sql") },
 ];
 
-/// The schema that this program needs. A reader works with this one or a newer one.
+/// The schema that the store needs and makes.
 pub const SCHEMA_VERSION: i32 = 4;
+
+/// The schema that a reader needs at least: the newest migration that touched what it reads or writes. Proxies may be
+/// upgraded before the provisioner where this one is not new.
+pub(crate) const READER_NEEDS: i32 = 3;
 
 /// Any constant that no other program on the catalog's database uses: "portcull" in ASCII.
 const ADVISORY_LOCK: i64 = 0x706f_7274_6375_6c6c;

@@ -35,6 +35,8 @@ use crate::{
 
 /// How long [`Reader::start`] waits for the first snapshot before it lets the proxy start without.
 const START_WAIT: Duration = Duration::from_secs(5);
+/// The shortest time between two polls.
+const POLL_MIN: Duration = Duration::from_millis(10);
 /// How long [`Reader::stop`] waits for the last words.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 /// Notes of uses that are kept while the catalog is away; more are dropped, since they only inform.
@@ -97,7 +99,7 @@ impl Reader {
         crate::seal::random_bytes(&mut id)?;
         let id = format!("px_{:032x}", u128::from_be_bytes(id));
         let shared = Arc::new(Shared::new());
-        let link = follow::Link { config, tls, id, name: options.name, poll: options.poll };
+        let link = follow::Link { config, tls, id, name: options.name, poll: options.poll.max(POLL_MIN) };
         let task = tokio::spawn(follow::follow(Arc::clone(&shared), link));
         let reader = Self { shared, _follower: Arc::new(Follower(task.abort_handle())) };
         let mut state = reader.shared.state.subscribe();
@@ -111,9 +113,12 @@ impl Reader {
         self.shared.snapshot.load_full()
     }
 
-    /// Tells of each new snapshot by its revision; intermediate ones may be skipped.
+    /// Tells of each new snapshot by its revision; intermediate ones may be skipped. The first call of `changed` returns
+    /// at once: nothing falls between a look at the snapshot and the subscription.
     pub fn subscribe(&self) -> watch::Receiver<Revision> {
-        self.shared.revision.subscribe()
+        let mut receiver = self.shared.revision.subscribe();
+        receiver.mark_changed();
+        receiver
     }
 
     /// Whether a snapshot was ever loaded.

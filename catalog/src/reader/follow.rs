@@ -52,23 +52,26 @@ pub(super) struct Link {
 /// Follows until it is stopped or its task is aborted.
 pub(super) async fn follow(shared: Arc<Shared>, link: Link) {
     let mut pause = PAUSE_FIRST;
+    let mut told = false;
     while !shared.stopping.load(Ordering::SeqCst) {
-        let mut was_connected = false;
         let ended = match Session::open(&shared, &link).await {
             Ok(session) => {
-                was_connected = true;
+                if std::mem::take(&mut told) {
+                    tracing::info!("the catalog is back");
+                }
+                pause = PAUSE_FIRST;
                 session.run(&link).await
             }
             Err(error) => Err(error),
         };
         shared.state.send_modify(|state| state.connected = false);
         let Err(error) = ended else { break };
-        if was_connected {
-            pause = PAUSE_FIRST;
+        // Told once per outage, not once per attempt.
+        if !std::mem::replace(&mut told, true) {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            let snapshot_age_ms = shared.age().as_millis();
+            tracing::warn!(%error, source, snapshot_age_ms, "lost the catalog; serving from memory");
         }
-        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        let (age, retry) = (shared.age().as_millis(), pause.as_millis());
-        tracing::warn!(%error, source, snapshot_age_ms = age, retry_ms = retry, "lost the catalog; serving from memory");
         wait_or_stop(&shared, jittered(pause)).await;
         pause = (pause * 2).min(PAUSE_LAST);
     }

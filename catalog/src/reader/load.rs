@@ -11,7 +11,7 @@ use crate::{
     error::{CatalogError, Result},
     id::Revision,
     login::Login,
-    migrate::SCHEMA_VERSION,
+    migrate::READER_NEEDS,
     rows::{self, BACKEND_COLUMNS, LOGIN_COLUMNS, POLICY_COLUMNS, SERVER_COLUMNS, WORKSPACE_COLUMNS},
     snapshot::{Delta, Removal, Snapshot},
 };
@@ -49,10 +49,10 @@ impl Head {
     fn read(rows: Vec<Row>) -> Result<Self> {
         let row = rows.first().ok_or(CatalogError::Corrupt { what: "revision" })?;
         let version: Option<i32> = row.try_get(2)?;
-        if version.unwrap_or(0) < SCHEMA_VERSION {
+        if version.unwrap_or(0) < READER_NEEDS {
             let found = version.unwrap_or(0);
             return Err(CatalogError::Schema(format!(
-                "it is at version {found}, and this proxy needs {SCHEMA_VERSION}: start the newer provisioner first"
+                "it is at version {found}, and this proxy needs {READER_NEEDS}: start the newer provisioner first"
             )));
         }
         Ok(Self { revision: Revision(row.try_get(0)?), horizon: Revision(row.try_get(1)?) })

@@ -66,6 +66,7 @@ impl Cluster {
             .arg(&directory)
             .arg(port.to_string())
             .stdin(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let orders = Mutex::new(keeper.stdin.take());

@@ -248,3 +248,30 @@ async fn the_last_use_of_a_login_is_noted() {
     let record = catalog.store.login(&acme, "customer_db").await.unwrap().unwrap();
     assert_eq!(record.last_used_at, Some(at(9)), "the latest of all that were noted");
 }
+
+#[tokio::test]
+async fn old_observations_are_forgotten() {
+    let catalog = Catalog::new().await;
+    let [kept, gone] = [catalog.workspace("kept").await, catalog.workspace("gone").await];
+    let [kept_login, gone_login] = [catalog.login(&kept, "read").await.0, catalog.login(&gone, "read").await.0];
+    let reader = catalog.reader(NEVER).await;
+    reader.last_used(&kept_login, 1, at(1));
+    reader.last_used(&gone_login, 1, at(1));
+    reader.acknowledge(Revision(1), &[Termination { login: kept_login, epoch: 1, sessions: 1 }]);
+    reader.stop().await;
+    catalog.store.delete_workspace(&actor(), &gone).await.unwrap();
+    let client = catalog.client(PROVISIONER).await;
+    let counts = async || {
+        let tables =
+            ["proxy", "termination", "last_used"].map(|table| format!("(SELECT count(*) FROM observed.{table})"));
+        let row = client.query_one(&format!("SELECT {}", tables.join(", ")), &[]).await.unwrap();
+        [row.get::<_, i64>(0), row.get(1), row.get(2)]
+    };
+    catalog.store.forget_old_observations().await.unwrap();
+    assert_eq!(counts().await, [1, 1, 1]);
+    let old = "UPDATE observed.proxy SET heartbeat_at = now() - interval '25 hours'; \
+               UPDATE observed.termination SET at = now() - interval '31 days'";
+    client.batch_execute(old).await.unwrap();
+    catalog.store.forget_old_observations().await.unwrap();
+    assert_eq!(counts().await, [0, 0, 1]);
+}
