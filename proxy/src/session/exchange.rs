@@ -15,6 +15,8 @@
 
 mod client;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

@@ -21,6 +21,12 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// What waits to be written.
+    #[cfg(test)]
+    pub fn take_for_test(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Bytes that wait to be written.
     pub fn len(&self) -> usize {
         self.buffer.len()

@@ -1,0 +1,404 @@
+//! Conversations as rows: what the client says, what the server says, what each of them hears.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use portcullis_policy::{Policy, RolePolicy, Surface, Target, Verdict, judge};
+use portcullis_wire::backend::{Backend, encode as reply};
+use portcullis_wire::frontend::encode;
+use portcullis_wire::{ErrorMessage, Frontend, SqlState, TransactionStatus, cut_frame, cut_frontend_frame};
+
+use super::*;
+use crate::upstream::UpstreamState;
+
+const STORAGE: &str = include_str!("../../../../provisioner/profiles/storage/policy.toml");
+
+/// A session, the connection it may hold, and both ends of the conversation.
+struct Talk {
+    exchange: Exchange,
+    upstream: Option<UpstreamState>,
+    role: Arc<RolePolicy>,
+    to_client: BytesMut,
+}
+
+impl Talk {
+    fn new() -> Self {
+        Self::with(UpstreamState::default())
+    }
+
+    fn with(upstream: UpstreamState) -> Self {
+        let role = Policy::parse(STORAGE).unwrap().kind("customer_db").unwrap().clone();
+        let limits = ExchangeLimits { prepared_statements_max: 3 };
+        let exchange = Exchange::new(limits, Values::new(), BTreeMap::new());
+        Self { exchange, upstream: Some(upstream), role, to_client: BytesMut::new() }
+    }
+
+    fn judged(&self, surface: Surface, sql: &str) -> Result<Permit, Box<ErrorMessage>> {
+        match judge(&self.role, surface, sql.as_bytes(), &Target { database_names: &["ws_1"] }) {
+            Verdict::Allow(permit) => Ok(permit),
+            Verdict::Deny(denial) => {
+                Err(Box::new(ErrorMessage::error(SqlState::INSUFFICIENT_PRIVILEGE, denial.rule.to_owned())))
+            }
+        }
+    }
+
+    fn perform(&mut self, message: Message) -> Performed {
+        let policy: Arc<str> = "p1".into();
+        let rejudge = |_: &Statement| Err(Box::new(ErrorMessage::error(SqlState::INSUFFICIENT_PRIVILEGE, "changed")));
+        let around = Surroundings { rejudge: &rejudge, policy: &policy, schema_epoch: 0 };
+        self.exchange.perform(message, self.upstream.as_mut(), &mut self.to_client, &around)
+    }
+
+    /// The client sends these bytes; skipped as the relay skips.
+    fn client(&mut self, write: impl FnOnce(&mut BytesMut)) -> &mut Self {
+        let mut bytes = BytesMut::new();
+        write(&mut bytes);
+        while let Some(frame) = cut_frontend_frame(&mut bytes, 1 << 20).unwrap() {
+            if self.exchange.is_skipping() && frame.tag() != b'S' {
+                continue;
+            }
+            let message = match Frontend::decode(frame.tag(), frame.body()).unwrap() {
+                Frontend::Query { sql } => match self.judged(Surface::SimpleQuery, std::str::from_utf8(sql).unwrap()) {
+                    Ok(permit) => Message::Query(permit),
+                    Err(error) => Message::RefusedQuery(error),
+                },
+                Frontend::Parse { name, sql, param_types } => {
+                    match self.judged(Surface::Parse, std::str::from_utf8(sql).unwrap()) {
+                        Ok(permit) => Message::Parse { name: name.into(), permit, types: param_types.into() },
+                        Err(error) => Message::RefusedParse { name: name.into(), error },
+                    }
+                }
+                _ => Message::Other(frame),
+            };
+            assert!(matches!(self.perform(message), Performed::Done));
+        }
+        self
+    }
+
+    fn query(&mut self, sql: &str) -> &mut Self {
+        self.client(|out| encode::query(out, sql).unwrap())
+    }
+
+    fn parse(&mut self, name: &str, sql: &str) -> &mut Self {
+        self.client(|out| encode::parse(out, name, sql, &[0, 0]).unwrap())
+    }
+
+    fn bind(&mut self, statement: &str) -> &mut Self {
+        self.client(|out| encode::bind(out, "", statement, &[0, 0, 0, 0, 0, 0]).unwrap())
+    }
+
+    fn execute(&mut self) -> &mut Self {
+        self.client(|out| encode::execute(out, "", 0).unwrap())
+    }
+
+    fn sync(&mut self) -> &mut Self {
+        self.client(encode::sync)
+    }
+
+    fn run(&mut self, statement: &str) -> &mut Self {
+        self.bind(statement).execute().sync()
+    }
+
+    /// The server sends these bytes.
+    fn server(&mut self, write: impl FnOnce(&mut BytesMut)) -> &mut Self {
+        let mut bytes = BytesMut::new();
+        write(&mut bytes);
+        while let Some(frame) = cut_frame(&mut bytes, 1 << 20).unwrap() {
+            let upstream = self.upstream.as_mut().unwrap();
+            let out = &mut self.to_client;
+            if self.exchange.server_message(frame.tag(), frame.body(), upstream, out).unwrap() == Handled::Forward {
+                out.extend_from_slice(frame.raw());
+            }
+        }
+        self
+    }
+
+    fn done(&mut self, tag: &str) -> &mut Self {
+        self.server(|out| reply::command_complete(out, tag))
+    }
+
+    fn ready(&mut self, status: TransactionStatus) -> &mut Self {
+        self.server(|out| reply::ready_for_query(out, status))
+    }
+
+    fn fails(&mut self, code: SqlState, text: &str) -> &mut Self {
+        self.server(|out| ErrorMessage::error(code, text).encode_error(out))
+    }
+
+    /// The server refuses the marker that it was sent last.
+    fn refuses_marker(&mut self, seen: &str) -> &mut Self {
+        let token = seen.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find(|word| word.starts_with("portcullis_refused_"));
+        let text = format!("syntax error at or near \"{}\"", token.expect("a marker"));
+        self.fails(SqlState::SYNTAX_ERROR, &text)
+    }
+
+    /// What the client has heard since the last call: tags, with the message of errors and the status of Z.
+    fn heard(&mut self) -> String {
+        let mut words = Vec::new();
+        while let Some(frame) = cut_frame(&mut self.to_client, 1 << 20).unwrap() {
+            words.push(match Backend::decode(frame.tag(), frame.body()).unwrap() {
+                Backend::ErrorResponse(fields) => format!("E({})", fields.message().unwrap()),
+                Backend::ReadyForQuery(status) => format!("Z{}", char::from(status.tag())),
+                Backend::CommandComplete { tag } => format!("C({tag})"),
+                Backend::ParameterStatus { name, value } => format!("S({name}={value})"),
+                _ => char::from(frame.tag()).to_string(),
+            });
+        }
+        words.join(" ")
+    }
+
+    /// What was written to the server since the last call.
+    fn sent(&mut self) -> String {
+        let mut bytes = self.upstream.as_mut().unwrap().outgoing.take_for_test();
+        let mut words = Vec::new();
+        while let Some(frame) = cut_frontend_frame(&mut bytes, 1 << 20).unwrap() {
+            words.push(match Frontend::decode(frame.tag(), frame.body()).unwrap() {
+                Frontend::Query { sql } => format!("Q({})", String::from_utf8_lossy(sql)),
+                Frontend::Parse { name, sql, .. } => format!("P({name},{})", String::from_utf8_lossy(sql)),
+                Frontend::Bind { statement, .. } => format!("B({statement})"),
+                Frontend::Close { name, .. } => format!("C({name})"),
+                _ => char::from(frame.tag()).to_string(),
+            });
+        }
+        words.join(" ")
+    }
+}
+
+use TransactionStatus::{Failed, Idle, InTransaction};
+
+#[test]
+fn a_refusal_with_nothing_outstanding_is_answered_at_once() {
+    let mut talk = Talk::new();
+    assert_eq!(talk.query("SET ROLE postgres").heard().split('(').next().unwrap(), "E");
+    assert_eq!(talk.sent(), "");
+    talk.parse("", "SET ROLE postgres");
+    assert!(talk.heard().starts_with("E("));
+    assert_eq!(talk.bind("").execute().query("SELECT 1").heard(), "", "skipped until Sync");
+    assert_eq!(talk.sent(), "");
+    talk.upstream = None;
+    assert_eq!(talk.sync().heard(), "ZI");
+}
+
+#[test]
+fn a_refusal_in_a_transaction_fails_it_in_the_server() {
+    let mut talk = Talk::new();
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction).heard();
+    talk.sent();
+    let seen = talk.query("SET ROLE postgres").sent();
+    assert!(seen.starts_with("Q(portcullis_refused_"), "{seen}");
+    assert_eq!(talk.heard(), "");
+    let heard = talk.refuses_marker(&seen).ready(Failed).heard();
+    assert!(heard.starts_with("E(") && heard.ends_with("ZE") && !heard.contains("syntax"), "{heard}");
+}
+
+#[test]
+fn only_the_marker_s_own_error_is_rewritten() {
+    let mut talk = Talk::new();
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction).heard();
+    talk.query("SET ROLE postgres");
+    let heard = talk.fails(SqlState::SYNTAX_ERROR, "syntax error at or near \"portcullis_refused_0\"").ready(Failed).heard();
+    assert_eq!(heard, "E(syntax error at or near \"portcullis_refused_0\") ZE");
+}
+
+#[test]
+fn an_earlier_error_of_the_pipeline_leaves_no_second_one() {
+    let mut talk = Talk::new();
+    talk.parse("", "SELECT 1/0").bind("").execute().parse("", "SET ROLE postgres").bind("").execute().sync();
+    talk.server(reply::parse_complete).server(reply::bind_complete).fails(SqlState::SYNTAX_ERROR, "division by zero");
+    assert_eq!(talk.ready(Idle).heard(), "1 2 E(division by zero) ZI");
+    assert!(talk.exchange.is_quiet());
+}
+
+#[test]
+fn a_named_statement_is_prepared_once_per_connection() {
+    let mut talk = Talk::new();
+    talk.parse("s1", "SELECT 1").run("s1");
+    let sent = talk.sent();
+    let name = sent.split(['(', ',']).nth(1).unwrap().to_owned();
+    assert!(name.starts_with("_portcullis_"), "{sent}");
+    assert!(sent.ends_with(&format!("B({name}) E S")), "{sent}");
+    talk.server(reply::parse_complete).server(reply::bind_complete).done("SELECT 1").ready(Idle);
+    assert_eq!(talk.heard(), "1 2 C(SELECT 1) ZI");
+
+    // Another session on the same connection, another name, the same text.
+    let mut other = Talk::with(talk.upstream.take().unwrap());
+    other.parse("x", "SELECT 1").run("x");
+    assert_eq!(other.sent(), format!("B({name}) E S"));
+    other.server(reply::bind_complete).done("SELECT 1").ready(Idle);
+    assert_eq!(other.heard(), "1 2 C(SELECT 1) ZI");
+
+    // The first session on a connection that has never seen the text.
+    talk.upstream = Some(UpstreamState::default());
+    talk.run("s1");
+    assert!(talk.sent().starts_with("P(_portcullis_"));
+    talk.server(reply::parse_complete).server(reply::bind_complete).done("SELECT 1").ready(Idle);
+    assert_eq!(talk.heard(), "2 C(SELECT 1) ZI", "the second ParseComplete is not the client's");
+}
+
+#[test]
+fn the_unnamed_statement_follows_its_session() {
+    let mut talk = Talk::new();
+    talk.parse("", "SELECT 1").sync().server(reply::parse_complete).ready(Idle).heard();
+    talk.sent();
+    talk.run("");
+    assert_eq!(talk.sent(), "B() E S");
+    talk.server(reply::bind_complete).done("SELECT 1").ready(Idle).heard();
+    talk.upstream = Some(UpstreamState::default());
+    talk.run("");
+    assert_eq!(talk.sent(), "P(,SELECT 1) B() E S");
+}
+
+#[test]
+fn a_failed_parse_leaves_no_name_behind() {
+    let mut talk = Talk::new();
+    talk.parse("s1", "SELECT nope").run("s1");
+    talk.fails(SqlState::SYNTAX_ERROR, "no column").ready(Idle);
+    assert_eq!(talk.heard(), "E(no column) ZI");
+    talk.sent();
+    talk.run("s1");
+    assert_eq!(talk.heard(), "E(prepared statement \"s1\" does not exist)");
+    talk.sync();
+    talk.ready(Idle).heard();
+    talk.sent();
+    talk.parse("s1", "SELECT nope");
+    assert!(talk.sent().starts_with("P("), "it is sent again, not believed to be there");
+}
+
+#[test]
+fn what_an_error_skips_has_not_happened() {
+    let mut talk = Talk::new();
+    talk.parse("s1", "SELECT 1").sync().server(reply::parse_complete).ready(Idle).heard();
+    // An error, then Close of s1, which the server would skip.
+    talk.parse("", "SELECT 1/0").client(|out| encode::close(out, Close, "s1").unwrap()).sync();
+    talk.fails(SqlState::SYNTAX_ERROR, "division by zero").ready(Idle);
+    assert_eq!(talk.heard(), "E(division by zero) ZI");
+    talk.sent();
+    talk.run("s1");
+    assert!(talk.sent().starts_with("B(_portcullis_"));
+}
+
+use portcullis_wire::Target::Statement as Close;
+
+#[test]
+fn names_follow_postgresql_s_rules() {
+    let mut talk = Talk::new();
+    talk.parse("s1", "SELECT 1").sync().server(reply::parse_complete).ready(Idle).heard();
+    assert_eq!(talk.parse("s1", "SELECT 2").heard(), "E(prepared statement \"s1\" already exists)");
+    talk.sync().ready(Idle).heard();
+    assert_eq!(talk.query("EXECUTE s1").heard(), "E(prepared statement \"s1\" does not exist) ZI");
+    assert_eq!(talk.query("DEALLOCATE s1").heard(), "C(DEALLOCATE) ZI");
+    assert_eq!(talk.bind("s1").heard(), "E(prepared statement \"s1\" does not exist)");
+    talk.sync().ready(Idle).heard();
+    for name in ["a", "b", "c"] {
+        talk.parse(name, "SELECT 1");
+        talk.sync();
+        talk.ready(Idle).heard();
+    }
+    assert_eq!(talk.parse("d", "SELECT 1").heard(), "E(this session already holds 3 prepared statements)");
+}
+
+#[test]
+fn a_sync_inside_copy_from_stdin_is_not_answered() {
+    let mut talk = Talk::new();
+    talk.parse("", "COPY storage.t FROM STDIN").run("");
+    assert!(talk.exchange.copy_is_undecided());
+    talk.server(reply::parse_complete).server(reply::bind_complete).server(copy_in);
+    assert!(talk.exchange.in_copy());
+    talk.exchange.copy_ended();
+    talk.sync();
+    talk.done("COPY 1").ready(Idle);
+    assert_eq!(talk.heard(), "1 2 G C(COPY 1) ZI");
+    assert!(talk.exchange.is_quiet());
+}
+
+#[test]
+fn a_sync_counts_when_the_copy_never_began() {
+    let mut talk = Talk::new();
+    talk.parse("", "COPY storage.t FROM STDIN").run("");
+    talk.server(reply::parse_complete).server(reply::bind_complete);
+    talk.fails(SqlState::INSUFFICIENT_PRIVILEGE, "permission denied").ready(Idle);
+    assert_eq!(talk.heard(), "1 2 E(permission denied) ZI");
+    assert!(talk.exchange.is_quiet() && !talk.exchange.is_skipping());
+}
+
+fn copy_in(out: &mut BytesMut) {
+    out.put_slice(&[b'G', 0, 0, 0, 7, 0, 0, 0]);
+}
+
+#[test]
+fn settings_follow_the_session_and_not_the_connection() {
+    let mut talk = Talk::new();
+    talk.query("SET timezone = 'Asia/Tokyo'").done("SET").ready(Idle).heard();
+    assert_eq!(talk.upstream.as_ref().unwrap().settings["timezone"], "Asia/Tokyo");
+    talk.upstream = Some(UpstreamState::default());
+    talk.sent();
+    talk.query("SELECT 1");
+    assert_eq!(talk.sent(), "Q(SELECT pg_catalog.set_config('timezone', 'Asia/Tokyo', false)) Q(SELECT 1)");
+    talk.done("SELECT 1").server(|out| reply::parameter_status(out, "TimeZone", "Asia/Tokyo")).ready(Idle);
+    assert_eq!(talk.heard(), "S(TimeZone=Asia/Tokyo)", "nothing else of the proxy's own statement");
+    talk.done("SELECT 1").ready(Idle);
+    assert_eq!(talk.heard(), "C(SELECT 1) ZI");
+
+    let mut other = Talk::with(talk.upstream.take().unwrap());
+    other.query("SELECT 1");
+    assert_eq!(other.sent(), "Q(RESET \"timezone\"; ) Q(SELECT 1)");
+}
+
+#[test]
+fn a_rolled_back_setting_is_none() {
+    let mut talk = Talk::new();
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction);
+    talk.query("SET timezone = 'Asia/Tokyo'").done("SET").ready(InTransaction);
+    talk.query("ROLLBACK").done("ROLLBACK").ready(Idle);
+    assert!(talk.upstream.as_ref().unwrap().settings.is_empty());
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction);
+    talk.query("SET timezone = 'Asia/Tokyo'").done("SET").ready(InTransaction);
+    talk.query("SELECT 1/0").fails(SqlState::SYNTAX_ERROR, "division by zero").ready(Failed);
+    talk.query("COMMIT").done("ROLLBACK").ready(Idle);
+    assert!(talk.upstream.as_ref().unwrap().settings.is_empty());
+}
+
+#[test]
+fn resets_are_answered_from_the_session_s_own_books() {
+    let mut talk = Talk::new();
+    talk.parse("s1", "SELECT 1").sync().server(reply::parse_complete).ready(Idle).heard();
+    talk.sent();
+    talk.upstream = None;
+    assert_eq!(talk.query("DEALLOCATE ALL").heard(), "C(DEALLOCATE ALL) ZI");
+    assert_eq!(talk.bind("s1").heard(), "E(prepared statement \"s1\" does not exist)");
+    assert_eq!(talk.sync().heard(), "ZI");
+    assert_eq!(talk.query("DISCARD ALL").heard(), "C(DISCARD ALL) ZI");
+    assert_eq!(talk.query("").heard(), "I ZI");
+}
+
+#[test]
+fn what_cannot_be_carried_over_pins_and_taints() {
+    let mut talk = Talk::new();
+    talk.query("PREPARE p AS SELECT 1").done("PREPARE").ready(Idle).heard();
+    assert_eq!(talk.exchange.pin(), Some("prepared_statement"));
+    assert!(!talk.exchange.may_release(Idle));
+    assert_eq!(talk.query("EXECUTE p").done("SELECT 1").ready(Idle).heard(), "C(SELECT 1) ZI");
+    assert_eq!(talk.query("DISCARD ALL").heard(), "C(DISCARD ALL) ZI");
+    assert!(talk.exchange.may_release(Idle));
+    assert!(talk.exchange.take_taint(), "the connection is cleaned before anyone else has it");
+}
+
+#[test]
+fn a_portal_that_was_never_bound_is_refused() {
+    let mut talk = Talk::new();
+    talk.execute();
+    assert_eq!(talk.heard(), "E(portal \"\" does not exist)");
+}
+
+#[test]
+fn a_cancel_of_ours_says_why() {
+    let mut talk = Talk::new();
+    talk.query("SELECT 1");
+    talk.exchange.cancelled_because(ErrorMessage::error(SqlState::QUERY_CANCELED, "time limit"));
+    talk.fails(SqlState::QUERY_CANCELED, "canceling statement due to user request").ready(Idle);
+    assert_eq!(talk.heard(), "E(time limit) ZI");
+    talk.query("SELECT 1").fails(SqlState::QUERY_CANCELED, "canceling statement due to user request").ready(Idle);
+    assert_eq!(talk.heard(), "E(canceling statement due to user request) ZI");
+}
