@@ -12,7 +12,6 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -122,17 +121,10 @@ impl ServerError {
     }
 }
 
-/// One connection, ended when it is dropped.
+/// One connection. Dropped, it says goodbye to the server as soon as a statement that still runs has ended.
 pub struct Session {
     server: String,
     client: tokio_postgres::Client,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
 }
 
 impl Session {
@@ -162,11 +154,9 @@ impl Session {
                 return Err(ServerError::Unreachable { server: server.id.clone(), reason });
             }
         };
-        let driver = tokio::spawn(async move {
-            // Its error reaches whoever waits for an answer on the client.
-            let _ = connection.await;
-        });
-        Ok(Session { server: server.id.clone(), client, driver })
+        // Its error reaches whoever waits for an answer on the client.
+        tokio::spawn(connection);
+        Ok(Session { server: server.id.clone(), client })
     }
 
     /// Runs several statements in one round trip. Without BEGIN among them they are one transaction.

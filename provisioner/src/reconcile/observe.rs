@@ -232,7 +232,7 @@ SELECT count(*) FROM pg_catalog.pg_proc p
 // $1 managed schemas, $2 customers' schemas, $3 our roles. One row per object: name, digest of everything that matters.
 const OBJECTS: &str = "
 WITH schemas AS (
-    SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace WHERE nspname = ANY ($1 || $2 || '{public}')
+    SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace WHERE nspname = ANY ($1::text[] || $2::text[] || '{public}'::text[])
 ), managed AS (
     SELECT c.oid, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity,
            format('%I.%I', n.nspname, c.relname) AS name,
@@ -256,9 +256,9 @@ WITH schemas AS (
                  WHERE a.attrelid = m.oid AND a.attnum > 0 AND NOT a.attisdropped AND m.relkind <> 'S'),
                (SELECT string_agg(conname || ' ' || pg_get_constraintdef(k.oid), E'\\n' ORDER BY conname)
                   FROM pg_catalog.pg_constraint k WHERE k.conrelid = m.oid),
-               (SELECT string_agg(pg_get_indexdef(i.indexrelid) || i.indisvalid, E'\\n' ORDER BY i.indexrelid::regclass::text)
+               (SELECT string_agg(pg_get_indexdef(i.indexrelid) || i.indisvalid::text, E'\\n' ORDER BY i.indexrelid::regclass::text)
                   FROM pg_catalog.pg_index i WHERE i.indrelid = m.oid),
-               (SELECT string_agg(pg_get_triggerdef(t.oid) || t.tgenabled, E'\\n' ORDER BY t.tgname)
+               (SELECT string_agg(pg_get_triggerdef(t.oid) || t.tgenabled::text, E'\\n' ORDER BY t.tgname)
                   FROM pg_catalog.pg_trigger t WHERE t.tgrelid = m.oid AND NOT t.tgisinternal),
                (SELECT string_agg(pg_get_ruledef(r.oid), E'\\n' ORDER BY r.rulename)
                   FROM pg_catalog.pg_rewrite r WHERE r.ev_class = m.oid AND r.rulename <> '_RETURN'))

@@ -468,7 +468,7 @@ BEGIN
         SELECT format('REVOKE ALL ON SCHEMA %I FROM %s', nspname, grantee)
           FROM (SELECT n.nspname, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
                   FROM pg_catalog.pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
-                 WHERE n.nspname = ANY (:managed || :customer || '{public}') AND a.grantee <> n.nspowner) s
+                 WHERE n.nspname = ANY (:managed || :customer || '{public}'::text[]) AND a.grantee <> n.nspowner) s
          GROUP BY 1
         UNION ALL
         SELECT format('REVOKE ALL ON %s %I.%I FROM %s', kind, nspname, relname, grantee)
