@@ -12,7 +12,7 @@ use postgres_protocol::{
 };
 use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -60,12 +60,54 @@ pub fn tags(messages: &[Message]) -> String {
 /// A connection over TLS.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TlsStream<TcpStream>,
-    received: BytesMut,
+    reader: Reader,
+    writer: Writer,
     /// The process id and secret of BackendKeyData.
     pub cancel_key: Option<Vec<u8>>,
     /// The parameters reported since the start, in order.
     pub parameters: Vec<(String, String)>,
+    /// The certificate that the proxy presented, DER.
+    pub certificate: Vec<u8>,
+}
+
+/// The half of a connection that reads.
+#[derive(Debug)]
+pub struct Reader {
+    stream: ReadHalf<TlsStream<TcpStream>>,
+    received: BytesMut,
+}
+
+/// The half of a connection that writes.
+#[derive(Debug)]
+pub struct Writer {
+    stream: WriteHalf<TlsStream<TcpStream>>,
+}
+
+impl Reader {
+    /// The next message of the server. An end of the stream is [`io::ErrorKind::UnexpectedEof`].
+    pub async fn next(&mut self) -> io::Result<Message> {
+        loop {
+            if let Some(length) = self.received.get(1..5).map(|mut length| length.get_u32() as usize)
+                && self.received.len() > length
+            {
+                let mut frame = self.received.split_to(length + 1);
+                let tag = frame.get_u8();
+                frame.advance(4);
+                return Ok(Message { tag, body: frame.to_vec() });
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Sends bytes as they are.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
 }
 
 impl Wire {
@@ -88,7 +130,11 @@ impl Wire {
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let stream = TlsConnector::from(Arc::new(tls(ca_pem, alpn))).connect(name, stream).await?;
-        Ok(Wire { stream, received: BytesMut::new(), cancel_key: None, parameters: Vec::new() })
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let certificate = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
+        let (reader, writer) = tokio::io::split(stream);
+        let (reader, writer) = (Reader { stream: reader, received: BytesMut::new() }, Writer { stream: writer });
+        Ok(Wire { reader, writer, cancel_key: None, parameters: Vec::new(), certificate })
     }
 
     /// A session, logged in and ready.
@@ -141,27 +187,20 @@ impl Wire {
 
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await?;
-        self.stream.flush().await
+        self.writer.send(bytes).await
     }
 
     /// The next message of the server. An end of the stream is [`io::ErrorKind::UnexpectedEof`].
     pub async fn next(&mut self) -> io::Result<Message> {
-        loop {
-            if let Some(length) = self.received.get(1..5).map(|mut length| length.get_u32() as usize)
-                && self.received.len() > length
-            {
-                let mut frame = self.received.split_to(length + 1);
-                let tag = frame.get_u8();
-                frame.advance(4);
-                let message = Message { tag, body: frame.to_vec() };
-                self.note(&message);
-                return Ok(message);
-            }
-            if self.stream.read_buf(&mut self.received).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
+        let message = self.reader.next().await?;
+        self.note(&message);
+        Ok(message)
+    }
+
+    /// Both halves, to write and read at the same time.
+    #[must_use]
+    pub fn split(self) -> (Reader, Writer) {
+        (self.reader, self.writer)
     }
 
     fn note(&mut self, message: &Message) {

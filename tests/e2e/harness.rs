@@ -1,4 +1,4 @@
-//! The harness itself.
+//! The harness itself: what the other modules lean on.
 
 use portcullis_tests::cluster::{Cluster, connect};
 
