@@ -1,72 +1,114 @@
-//! The verdict over one text.
+//! The verdict over one text: bounds, grammar, facts, and the role's rules over these facts. Pure: the same text, role and
+//! target always give the same answer.
 
-use pg_query::protobuf::{VariableSetKind, node::Node};
+mod refuse;
+mod rules;
+mod syntax;
 
+use pg_query::protobuf as pb;
+
+use crate::SQL_BYTES_MAX;
+use crate::classify::{Facts, classify};
 use crate::document::RolePolicy;
-use crate::verdict::{Denial, Effect, Kind, Passed, Permit, Surface, Target, Verdict};
+use crate::scan::{self, Measure};
+use crate::verdict::{Denial, Kind, Passed, Permit, Surface, Target, Verdict};
+
+use refuse::Refuse;
+use rules::Rules;
+
+/// Texts up to this length and depth are judged within 1 MB of stack in an optimised build.
+const SMALL_BYTES_MAX: usize = 8 * 1024;
+const SMALL_DEPTH_MAX: usize = 40;
+
+/// Whether judging `text` may need more stack or time than an ordinary worker should give.
+///
+/// A text that is small in length and depth is judged in place; any other belongs on a thread with a stack of 64 MB, taken
+/// from a bounded pool. A text that is refused before parsing counts as small.
+pub fn needs_big_stack(text: &[u8]) -> bool {
+    if text.len() > SMALL_BYTES_MAX {
+        return text.len() <= SQL_BYTES_MAX;
+    }
+    match std::str::from_utf8(text).map(scan::measure) {
+        Ok(Ok(measure)) => measure.depth > SMALL_DEPTH_MAX,
+        _ => false,
+    }
+}
 
 /// Judges `text` (without a terminating NUL) for `role`.
+///
+/// Needs a stack of 64 MB unless [`needs_big_stack`] says otherwise; the worst text within the bounds was measured to use
+/// less than a third of that, in a build without optimisation.
 pub fn judge(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -> Verdict {
-    let _ = (surface, target);
-    match first_step(role, text) {
+    match pass(role, surface, text, target) {
         Ok(passed) => Verdict::Allow(Permit::new(passed)),
         Err(denial) => Verdict::Deny(denial),
     }
 }
 
-/// Whether judging `text` may need more stack than an ordinary thread has: then it belongs on a thread with 64 MB.
-pub fn needs_big_stack(text: &[u8]) -> bool {
-    text.len() > 8192
+fn pass(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -> Result<Passed, Box<Denial>> {
+    let (text, measure) = bounded(text)?;
+    let refuse = Refuse { role, text };
+    let tree = pg_query::parse(text, 0).map_err(|error| syntax::denial(text, &error))?.protobuf;
+    let statements = &tree.stmts;
+    refuse.count(surface, statements)?;
+    let rules = Rules { role, target, refuse: &refuse, long_name: measure.long_name };
+    let mut all = Vec::with_capacity(statements.len());
+    for statement in statements {
+        let location = start_of(text, statement);
+        let node = statement.stmt.as_deref().ok_or_else(|| refuse.empty())?;
+        let facts = classify(node, location).map_err(|refusal| refuse.classified(*refusal))?;
+        all.push(rules.apply(facts)?);
+    }
+    refuse.batch(&all)?;
+    Ok(passed(text, all))
 }
 
-fn first_step(role: &RolePolicy, text: &[u8]) -> Result<Passed, Box<Denial>> {
-    let refuse = || {
-        Box::new(Denial {
-            sqlstate: "42501",
-            message: role.message_kind.clone(),
-            rule: "statement.not_allowed",
-            object: None,
-            detail: "Rule statement.not_allowed.".to_owned(),
-            hint: "Make the statement read-only.".to_owned(),
-            position: None,
-        })
-    };
-    let text = std::str::from_utf8(text).map_err(|_| refuse())?;
-    let tree = pg_query::parse(text, 0).map_err(|_| refuse())?;
-    let mut effects = Vec::new();
-    let mut kind = Kind::Empty;
-    for statement in &tree.protobuf.stmts {
-        let node = statement.stmt.as_ref().and_then(|node| node.node.as_ref());
-        kind = match node {
-            Some(Node::SelectStmt(select)) if select.into_clause.is_none() && select.locking_clause.is_empty() => {
-                Kind::Select
-            }
-            Some(Node::TransactionStmt(transaction)) => {
-                effects.push(match transaction.kind {
-                    1 | 2 => Effect::Begin,
-                    3 => Effect::Commit { chain: transaction.chain },
-                    4 => Effect::Rollback { chain: transaction.chain },
-                    _ => return Err(refuse()),
-                });
-                Kind::Transaction
-            }
-            Some(Node::VariableSetStmt(set)) if set.kind == VariableSetKind::VarReset as i32 => {
-                crate::settings::value_allowed(role, &set.name, None)?;
-                effects.push(Effect::Reset { name: set.name.clone() });
-                Kind::Set
-            }
-            Some(Node::VariableShowStmt(_)) => Kind::Show,
-            _ => return Err(refuse()),
-        };
+/// The checks that come before anything recurses.
+fn bounded(text: &[u8]) -> Result<(&str, Measure), Box<Denial>> {
+    if text.len() > SQL_BYTES_MAX {
+        return Err(refuse::too_long(text.len()));
     }
-    let statements = tree.protobuf.stmts.len();
-    Ok(Passed {
-        text: text.to_owned(),
-        kind,
-        statements,
-        effects,
-        reads: Vec::new(),
-        writes: Vec::new(),
-        functions: Vec::new(),
-    })
+    let text = std::str::from_utf8(text).map_err(|error| refuse::not_utf8(text, &error))?;
+    if let Some(at) = text.find('\0') {
+        return Err(refuse::zero_byte(text, at));
+    }
+    let measure = scan::measure(text).map_err(|too_deep| refuse::too_deep(text, too_deep))?;
+    Ok((text, measure))
 }
+
+/// Where a statement starts, after the white space and comments that the parser counts to it.
+fn start_of(text: &str, statement: &pb::RawStmt) -> i32 {
+    let from = usize::try_from(statement.stmt_location).unwrap_or(0);
+    let rest = text.get(from..).unwrap_or("");
+    let start = match scan::Lexer::new(rest).next() {
+        Ok(Some(token)) => from + token.start,
+        _ => from,
+    };
+    i32::try_from(start).unwrap_or(-1)
+}
+
+fn passed(text: &str, all: Vec<Facts<'_>>) -> Passed {
+    let mut reads = Vec::new();
+    let mut writes = Vec::new();
+    let mut functions = Vec::new();
+    let mut effects = Vec::new();
+    let kind = all.iter().find(|facts| rules::works(facts)).or(all.first()).map_or(Kind::Empty, |facts| facts.kind);
+    let statements = all.len();
+    for facts in all {
+        for used in &facts.uses {
+            let list = if used.access == crate::classify::Access::Read { &mut reads } else { &mut writes };
+            list.push(used.name.to_string());
+        }
+        functions.extend(facts.calls.iter().map(|call| call.name.to_string()));
+        effects.extend(facts.effects);
+    }
+    for list in [&mut reads, &mut writes, &mut functions] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    Passed { text: text.to_owned(), kind, statements, effects, reads, writes, functions }
+}
+
+#[cfg(test)]
+#[path = "judge/tests.rs"]
+mod tests;

@@ -7,10 +7,12 @@
 //! exhaustive walk that collects facts (`classify`) → the role's rules over these facts (`judge`).
 //! What is not understood is refused.
 
+mod classify;
 mod document;
 pub mod functions;
 pub mod grants;
 mod judge;
+mod scan;
 mod settings;
 mod verdict;
 

@@ -216,12 +216,6 @@ impl Kind {
             Self::Other(name) => name,
         }
     }
-
-    /// Whether the contract lists the kind (D31): with a wrong target it gets the message about targets (D34) rather than
-    /// the one about kinds (D33). What we allow in addition on own tables counts as listed.
-    pub(crate) fn has_target(self) -> bool {
-        !matches!(self, Self::Other(_) | Self::Listen | Self::Notify)
-    }
 }
 
 impl fmt::Display for Kind {

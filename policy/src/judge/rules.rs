@@ -1,0 +1,369 @@
+//! A role's rules over the facts of one statement. The order is that of the text's own reading: kind, relations, names,
+//! functions, settings; the first rule that refuses speaks.
+
+use pg_query::NodeEnum;
+use pg_query::protobuf as pb;
+
+use super::refuse::Refuse;
+use crate::RESERVED_PREFIX;
+use crate::classify::{Access, Call, Facts, Name, SettingValue, Use, constant, strings};
+use crate::document::{DefineObject, RolePolicy};
+use crate::functions::{self, Class, Special};
+use crate::settings;
+use crate::verdict::{Denial, Effect, Kind, PinReason, TaintReason, Target};
+
+type Judged = Result<(), Box<Denial>>;
+
+pub(super) struct Rules<'a> {
+    pub(super) role: &'a RolePolicy,
+    pub(super) target: &'a Target<'a>,
+    pub(super) refuse: &'a Refuse<'a>,
+    /// Some identifier of the text is longer than PostgreSQL keeps.
+    pub(super) long_name: bool,
+}
+
+/// Whether a statement counts as one that works: not transaction control, settings, cursor commands, resets, and reads of
+/// nothing but the catalogs.
+pub(super) fn works(facts: &Facts<'_>) -> bool {
+    match facts.kind {
+        Kind::Transaction
+        | Kind::Set
+        | Kind::Show
+        | Kind::DeclareCursor
+        | Kind::Fetch
+        | Kind::CloseCursor
+        | Kind::Deallocate
+        | Kind::Discard
+        | Kind::Unlisten
+        | Kind::SetConstraints
+        | Kind::Empty => false,
+        Kind::Select => !facts.only_settings && !reads_catalogs_only(facts),
+        _ => true,
+    }
+}
+
+fn reads_catalogs_only(facts: &Facts<'_>) -> bool {
+    let catalog = |used: &Use<'_>| {
+        let schema = used.name.schema;
+        let named = schema == "pg_catalog" || schema == "information_schema";
+        // pg_catalog is always searched; who has a table called pg_… of his own reads that one, which is no harm here.
+        used.access == Access::Read && (named || (schema.is_empty() && used.name.name.starts_with("pg_")))
+    };
+    !facts.uses.is_empty() && facts.uses.iter().all(catalog)
+}
+
+/// Whether a statement only gives back what the session holds.
+pub(super) fn resets(facts: &Facts<'_>) -> bool {
+    facts.only_settings && facts.settings.is_empty()
+        || !facts.effects.is_empty()
+            && facts.effects.iter().all(|effect| {
+                matches!(
+                    effect,
+                    Effect::ResetSessionAuthorization
+                        | Effect::Reset { .. }
+                        | Effect::ResetAll
+                        | Effect::CloseAll
+                        | Effect::Unlisten(_)
+                        | Effect::DiscardAll
+                        | Effect::DiscardOther
+                        | Effect::DeallocateAll
+                )
+            })
+}
+
+impl Rules<'_> {
+    /// Judges one statement; gives its facts back with the effects that only the rules know.
+    pub(super) fn apply<'t>(&self, mut facts: Facts<'t>) -> Result<Facts<'t>, Box<Denial>> {
+        self.kind(&facts)?;
+        for used in &facts.uses {
+            self.used(facts.kind, used)?;
+        }
+        for (name, location) in &facts.session_names {
+            if name.starts_with(RESERVED_PREFIX) {
+                return Err(self.refuse.reserved_name(name, *location));
+            }
+            self.cut_off(name, name.len(), *location)?;
+        }
+        for other in &facts.others {
+            self.database(&other.name, other.location)?;
+            let known = match other.what {
+                "operator" => other.name.schema == "pg_catalog",
+                _ => self.readable_schema(other.name.schema),
+            };
+            if !known {
+                return Err(self.refuse.other_name(other.what, &other.name, other.location));
+            }
+        }
+        if let Some(attribute) = facts.attributes.first() {
+            let why = format!("x.{0} calls function {0} where x has no column of that name", attribute.name);
+            let hint = "Call functions as f(x), and give such a column another name.";
+            return Err(self.refuse.function(attribute.name, &why, hint, attribute.location));
+        }
+        let mut effects = Vec::new();
+        for call in &facts.calls {
+            self.call(call, &mut effects)?;
+        }
+        for setting in &facts.settings {
+            self.setting(setting)?;
+        }
+        facts.effects.append(&mut effects);
+        Ok(facts)
+    }
+
+    fn kind(&self, facts: &Facts<'_>) -> Judged {
+        let no = |why: &str, hint: &str| {
+            Err(self.refuse.kind(facts.kind, "statement.not_allowed", why, hint, facts.location))
+        };
+        if facts.copies && !self.role.copy {
+            return no("this login does not use COPY", "");
+        }
+        if facts.notifies && !self.role.listen {
+            return no("notifications are off for this login", "Poll a table instead of LISTEN and NOTIFY.");
+        }
+        Ok(())
+    }
+
+    fn used(&self, kind: Kind, used: &Use<'_>) -> Judged {
+        let Use { name, access, location } = used;
+        self.database(name, *location)?;
+        self.cut_off(name.name, name.longest(), *location)?;
+        match access {
+            Access::Read => self.read(name, *location),
+            Access::DefineTemporary if self.role.temporary_tables => Ok(()),
+            Access::DefineTemporary => Err(self.refuse.target(kind, name, *access, "target.temporary", *location)),
+            Access::Write | Access::LockRows => self.target(kind, used, |schema| self.role.write.contains(schema)),
+            Access::Truncate => self.target(kind, used, |schema| self.role.truncate.contains(schema)),
+            Access::LockTable | Access::Reference | Access::Sequence => {
+                self.target(kind, used, |schema| self.role.define.contains(schema))
+            }
+            Access::Define(object) => {
+                let may = self.role.define_objects.contains(object);
+                // The contract speaks of targets for tables and indexes, and of kinds for everything else.
+                if !may && !matches!(object, DefineObject::Table | DefineObject::Index) {
+                    let why = "this login does not define objects of this kind";
+                    return Err(self.refuse.kind(kind, "statement.not_allowed", why, "", *location));
+                }
+                self.target(kind, used, |schema| may && self.role.define.contains(schema))
+            }
+        }
+    }
+
+    /// A name's database, if one is written, must be the session's own.
+    fn database(&self, name: &Name<'_>, location: i32) -> Judged {
+        let own = name.database.is_empty() || self.target.database_names.contains(&name.database);
+        if own { Ok(()) } else { Err(self.refuse.other_database(name, location)) }
+    }
+
+    /// A name of (nearly) 63 bytes in a text with a longer one may be what PostgreSQL made of that.
+    fn cut_off(&self, name: &str, bytes: usize, location: i32) -> Judged {
+        // A multi-byte character at the limit goes as a whole.
+        let may_be_cut = self.long_name && bytes > crate::scan::NAME_BYTES_MAX - 4;
+        if may_be_cut { Err(self.refuse.name_too_long(name, location)) } else { Ok(()) }
+    }
+
+    fn read(&self, name: &Name<'_>, location: i32) -> Judged {
+        match name.schema {
+            // pg_catalog is searched first; anything else the grants decide.
+            "" | "pg_catalog" if functions::revoked_relations().binary_search(&name.name).is_ok() => {
+                Err(self.refuse.secret_catalog(name, location))
+            }
+            "" | "pg_catalog" | "information_schema" => Ok(()),
+            schema if self.role.reads(schema) => Ok(()),
+            _ => Err(self.refuse.unreadable(name, location)),
+        }
+    }
+
+    fn readable_schema(&self, schema: &str) -> bool {
+        matches!(schema, "pg_catalog" | "information_schema") || self.role.reads(schema)
+    }
+
+    fn target(&self, kind: Kind, used: &Use<'_>, allowed: impl Fn(&str) -> bool) -> Judged {
+        let schema = match (&self.role.unqualified_target, used.name.schema) {
+            (Some(schema), "") => schema,
+            (_, schema) => schema,
+        };
+        if schema.is_empty() {
+            return Err(self.refuse.target(kind, &used.name, used.access, "target.unqualified", used.location));
+        }
+        if allowed(schema) {
+            return Ok(());
+        }
+        Err(self.refuse.target(kind, &used.name, used.access, "target.schema", used.location))
+    }
+
+    fn call(&self, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {
+        let name = &call.name;
+        self.database(name, call.location)?;
+        let class = match name.schema {
+            "" => functions::lookup(name.name),
+            schema => functions::lookup_in(schema, name.name),
+        };
+        match class {
+            Class::Allowed => Ok(()),
+            Class::Special(special) => self.special(special, call, effects),
+            Class::Unknown if self.listed(name) => Ok(()),
+            Class::Forbidden => {
+                let why = format!("{}: {}", name.name, functions::reason(name.name).unwrap_or("it is not on the list"));
+                Err(self.refuse.function(&name.to_string(), &why, CALL_HINT, call.location))
+            }
+            Class::Unknown => {
+                let why = format!("{name} is not a function on this login's list");
+                Err(self.refuse.function(&name.to_string(), &why, CALL_HINT, call.location))
+            }
+        }
+    }
+
+    /// A function of an extension that the policy lists as `schema.name`.
+    fn listed(&self, name: &Name<'_>) -> bool {
+        self.role.functions.iter().any(|listed| match listed.split_once('.') {
+            Some((schema, function)) => function == name.name && (name.schema.is_empty() || schema == name.schema),
+            None => false,
+        })
+    }
+
+    fn special(&self, special: Special, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {
+        let refuse = |why: &str, hint: &str| {
+            let why = format!("{}: {why}", call.name.name);
+            Err(self.refuse.function(&call.name.to_string(), &why, hint, call.location))
+        };
+        match special {
+            Special::NextVal | Special::SetVal | Special::CurrVal => {
+                self.sequence(call)?;
+                if special != Special::CurrVal && !call.deferred {
+                    pin(effects, PinReason::Sequence, TaintReason::Sequence);
+                }
+                Ok(())
+            }
+            Special::LastVal | Special::AdvisoryUnlockAll => Ok(()),
+            Special::SessionLock if self.role.advisory_locks => {
+                pin(effects, PinReason::AdvisoryLock, TaintReason::SessionObject);
+                Ok(())
+            }
+            Special::TransactionLock if self.role.advisory_locks => Ok(()),
+            Special::SessionLock | Special::TransactionLock => {
+                refuse("advisory locks are off for this login", "Lock rows of your own tables with FOR UPDATE.")
+            }
+            Special::Notify if self.role.listen => Ok(()),
+            Special::Notify => refuse("notifications are off for this login", "Poll a table instead."),
+            Special::TsRewrite if call.arguments.len() == 3 => Ok(()),
+            Special::TsRewrite => refuse("with two arguments it runs a query from a string", "Give three arguments."),
+            Special::SetConfig => {
+                if self.tightens_dump(call) {
+                    return Ok(());
+                }
+                refuse(
+                    "it passes only as SELECT set_config(…) without anything else",
+                    "Use SET, or SELECT set_config(…) alone.",
+                )
+            }
+        }
+    }
+
+    /// What pg_dump 17 sends: `set_config(name, 'view, foreign-table', false)` over the one row of that name.
+    fn tightens_dump(&self, _call: &Call<'_>) -> bool {
+        self.refuse.text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches(';') == DUMP_SETTING
+    }
+
+    /// The sequence must be named by a constant, in a schema where the role defines.
+    fn sequence(&self, call: &Call<'_>) -> Judged {
+        let refuse = |why: &str| {
+            let why = format!("{}: {why}", call.name.name);
+            let schema = self.role.own_schema().unwrap_or("schema");
+            let hint = format!("Name a sequence of your own: {}('{schema}.name').", call.name.name);
+            Err(self.refuse.function(&call.name.to_string(), &why, &hint, call.location))
+        };
+        let Some(argument) = call.arguments.first() else { return refuse("it needs a sequence") };
+        let Some(text) = sequence_text(argument) else {
+            return refuse("the sequence must be a constant name");
+        };
+        let Some(parts) = dotted(&text) else { return refuse("this is not a name") };
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let Some(name) = Name::of_parts(&parts) else { return refuse("this is not a name") };
+        let used = Use { name, access: Access::Sequence, location: call.location };
+        self.used(Kind::Select, &used)
+    }
+
+    fn setting(&self, setting: &crate::classify::Setting) -> Judged {
+        let judged = match &setting.value {
+            SettingValue::Text(value) => settings::value_allowed(self.role, &setting.name, Some(value)),
+            SettingValue::Default => settings::value_allowed(self.role, &setting.name, None),
+            SettingValue::Bound(_) if settings::any_value_allowed(self.role, &setting.name) => Ok(()),
+            SettingValue::Bound(_) if settings::is_listed(&setting.name) => {
+                let hint = "Write the value into the statement.";
+                Err(settings::value_refused(&setting.name, "its value must be judged, so it cannot be bound", hint))
+            }
+            SettingValue::Bound(_) => settings::value_allowed(self.role, &setting.name, None),
+        };
+        judged.map_err(|denial| self.refuse.located(denial, setting.location))
+    }
+}
+
+const CALL_HINT: &str = "Use functions that compute from their arguments or read your own data.";
+
+const DUMP_SETTING: &str = "SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings \
+     WHERE name = 'restrict_nonsystem_relation_kind'";
+
+fn pin(effects: &mut Vec<Effect>, pin: PinReason, taint: TaintReason) {
+    for effect in [Effect::Pin(pin), Effect::Taint(taint)] {
+        if !effects.contains(&effect) {
+            effects.push(effect);
+        }
+    }
+}
+
+/// The sequence's name: a constant, or the sequence of a column: `pg_get_serial_sequence('schema.table', 'column')`, which
+/// lives in the table's schema.
+fn sequence_text(argument: &pb::Node) -> Option<String> {
+    if let Some(SettingValue::Text(text)) = constant(argument) {
+        return Some(text);
+    }
+    let call = match &argument.node {
+        Some(NodeEnum::FuncCall(call)) => call,
+        Some(NodeEnum::TypeCast(cast)) => match cast.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
+            Some(NodeEnum::FuncCall(call)) => call,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let serial = matches!(strings(&call.funcname)?.as_slice(), [.., "pg_get_serial_sequence"]);
+    match (serial, call.args.as_slice()) {
+        (true, [table, column]) => {
+            constant(column)?;
+            match constant(table)? {
+                SettingValue::Text(text) => Some(text),
+                SettingValue::Default | SettingValue::Bound(_) => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Splits `schema."Name"` as PostgreSQL's `stringToQualifiedNameList` does.
+fn dotted(text: &str) -> Option<Vec<String>> {
+    let mut parts = Vec::new();
+    let mut rest = text.trim();
+    loop {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let end = quoted.find('"')?;
+            // A doubled quote inside a name is rarer than a trick with it.
+            if quoted[end + 1..].starts_with('"') {
+                return None;
+            }
+            parts.push(quoted[..end].to_owned());
+            rest = quoted[end + 1..].trim_start();
+        } else {
+            let end = rest.find('.').unwrap_or(rest.len());
+            let part = rest[..end].trim();
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
+            if part.is_empty() || !part.chars().all(plain) {
+                return None;
+            }
+            parts.push(part.to_ascii_lowercase());
+            rest = &rest[end..];
+        }
+        if rest.is_empty() {
+            return Some(parts);
+        }
+        rest = rest.strip_prefix('.')?.trim_start();
+    }
+}
