@@ -6,7 +6,7 @@ use pg_query::protobuf as pb;
 
 use super::refuse::Refuse;
 use crate::RESERVED_PREFIX;
-use crate::classify::{Access, Call, Facts, Name, SettingValue, Use, constant, strings};
+use crate::classify::{Access, Call, Facts, Location, Name, SettingValue, Use, constant, strings};
 use crate::document::{DefineObject, RolePolicy};
 use crate::functions::{self, Class, Special};
 use crate::settings;
@@ -76,7 +76,7 @@ impl Rules<'_> {
     pub(super) fn apply<'t>(&self, mut facts: Facts<'t>) -> Result<Facts<'t>, Box<Denial>> {
         self.kind(&facts)?;
         for used in &facts.uses {
-            self.used(facts.kind, used)?;
+            self.used(facts.kind, facts.location, used)?;
         }
         for (name, location) in &facts.session_names {
             if name.starts_with(RESERVED_PREFIX) {
@@ -123,7 +123,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    fn used(&self, kind: Kind, used: &Use<'_>) -> Judged {
+    fn used(&self, kind: Kind, statement: Location, used: &Use<'_>) -> Judged {
         let Use { name, access, location } = used;
         self.database(name, *location)?;
         self.cut_off(name.name, name.longest(), *location)?;
@@ -141,7 +141,7 @@ impl Rules<'_> {
                 // The contract speaks of targets for tables and indexes, and of kinds for everything else.
                 if !may && !matches!(object, DefineObject::Table | DefineObject::Index) {
                     let why = "this login does not define objects of this kind";
-                    return Err(self.refuse.kind(kind, "statement.not_allowed", why, "", *location));
+                    return Err(self.refuse.kind(kind, "statement.not_allowed", why, "", statement));
                 }
                 self.target(kind, used, |schema| may && self.role.define.contains(schema))
             }
@@ -280,7 +280,7 @@ impl Rules<'_> {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let Some(name) = Name::of_parts(&parts) else { return refuse("this is not a name") };
         let used = Use { name, access: Access::Sequence, location: call.location };
-        self.used(Kind::Select, &used)
+        self.used(Kind::Select, call.location, &used)
     }
 
     fn setting(&self, setting: &crate::classify::Setting) -> Judged {
