@@ -288,7 +288,7 @@ async fn d12_to_d17_need_a_key_and_a_workspace() {
         ("POST", "connection-uris/rotate"),
     ] {
         let path = format!("{INGESTION}/{path}");
-        let body = json!({"kind": "customer_db"});
+        let body = if path.ends_with("provision") { json!({}) } else { json!({"kind": "customer_db"}) };
         let call = || if method == "GET" { access.get(&path) } else { access.post(&path, &body) };
         problem(&call().without_key().send().await, 401, "auth_required");
         let wrong = call().without_key().header("authorization", "Bearer pk_0123456789abcdef_wrong");
