@@ -6,7 +6,7 @@ use portcullis_catalog::{PlaneStatus, Reader, Refreshed, Revision, Snapshot, Ter
 use tokio::time::Instant;
 
 use crate::fixture::{
-    Catalog, NEVER, PROVISIONER, actor, at, backend_role, reaches, rotation, server, until, workspace,
+    Catalog, NEVER, PROVISIONER, PROXY, actor, at, backend_role, reaches, rotation, server, until, workspace,
 };
 
 /// Everything that a snapshot says of these workspaces and logins.
@@ -274,4 +274,23 @@ async fn old_observations_are_forgotten() {
     client.batch_execute(old).await.unwrap();
     catalog.store.forget_old_observations().await.unwrap();
     assert_eq!(counts().await, [0, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_report_that_could_not_be_written_is_written_later() {
+    let catalog = Catalog::new().await;
+    let acme = catalog.workspace("acme").await;
+    let (login, revision) = catalog.login(&acme, "customer_db").await;
+    let reader = catalog.reader(NEVER).await;
+    reaches(&reader, revision).await;
+    let client = catalog.client(PROVISIONER).await;
+    client.batch_execute("REVOKE ALL ON observed.termination FROM portcullis_proxy").await.unwrap();
+    let (_, revision) = catalog.store.create_workspace(&actor(), &workspace("next")).await.unwrap();
+    reaches(&reader, revision).await;
+    reader.acknowledge(revision, &[Termination { login: login.clone(), epoch: 1, sessions: 5 }]);
+    until("the write fails", async || !reader.connected()).await;
+    catalog.store.migrate(PROXY).await.unwrap();
+    let acknowledged = catalog.store.wait_acknowledged(revision, Duration::from_secs(9)).await.unwrap();
+    assert_eq!((acknowledged.all, acknowledged.proxies), (true, 1));
+    assert_eq!(catalog.store.sessions_terminated(&login, 1).await.unwrap(), 5);
 }
