@@ -132,26 +132,27 @@ impl<'t> Walker<'t> {
         Ok(())
     }
 
-    /// A plain SELECT of nothing but `set_config` and `pg_advisory_unlock_all`: settings by another door.
-    /// Returns whether it was one, so that the ordinary walk need not follow.
+    /// `set_config` as a target of a SELECT without FROM and the like: a setting by another door. The other targets are
+    /// walked as usual; where there are none, the statement counts as a setting.
+    /// Returns whether it was such a SELECT, so that the ordinary walk need not follow.
     pub(super) fn select_of_settings(&mut self, select: &'t pb::SelectStmt) -> Result<bool, Box<super::Refusal>> {
-        if !is_plain(select) {
+        let call_of = |node| target_call(node).and_then(|call| function_name(call).map(|name| (name, call)));
+        let sets = |node| call_of(node).is_some_and(|(name, _)| name == "set_config");
+        let gives_back = |node| call_of(node).is_some_and(|(name, _)| name == "pg_advisory_unlock_all");
+        let targets = &select.target_list;
+        if !is_plain(select) || !targets.iter().any(|target| sets(target) || gives_back(target)) {
             return Ok(false);
         }
-        let calls: Option<Vec<&pb::FuncCall>> = select.target_list.iter().map(target_call).collect();
-        let Some(calls) = calls else { return Ok(false) };
-        let known = |call: &&pb::FuncCall| matches!(function_name(call), Some("set_config" | "pg_advisory_unlock_all"));
-        if calls.is_empty() || !calls.iter().all(known) {
-            return Ok(false);
-        }
-        for call in calls {
-            match (function_name(call), call.args.as_slice()) {
-                (Some("set_config"), [name, value, local]) => self.set_config(name, value, local, call.location)?,
-                (Some("pg_advisory_unlock_all"), []) => {}
-                _ => return Err(clause_refused("set_config", "Call it with three arguments.", call.location)),
+        self.facts.only_settings = targets.iter().all(|target| sets(target) || gives_back(target));
+        for target in targets {
+            match call_of(target) {
+                Some(("set_config", call)) => match call.args.as_slice() {
+                    [name, value, local] => self.set_config(name, value, local, call.location)?,
+                    _ => return Err(clause_refused("set_config", "Call it with three arguments.", call.location)),
+                },
+                _ => self.node(target)?,
             }
         }
-        self.facts.only_settings = true;
         Ok(true)
     }
 

@@ -388,7 +388,11 @@ fn functions_in_every_disguise() {
         function.not_allowed SELECT pg_advisory_lock(1)
         function.not_allowed SELECT pg_notify('a', 'b')
         function.not_allowed SELECT set_config('work_mem', '1MB', false) FROM dl_resolved.people
-        function.not_allowed SELECT 1, set_config('work_mem', '1MB', false)
+        ok SELECT current_setting('jit') AS cur, set_config('jit', 'off', false) AS new
+        function.not_allowed SELECT pg_sleep(1), set_config('jit', 'off', false)
+        function.not_allowed SELECT set_config('jit', 'off', false) LIMIT 0
+        function.not_allowed SELECT (SELECT set_config('jit', 'off', false))
+        statement.multiple SELECT 1, set_config('jit', 'off', false); SELECT 2
         function.not_allowed SELECT upper(set_config('work_mem', '1MB', false))
         function.not_allowed INSERT INTO storage.t VALUES (1) RETURNING pg_sleep(1)
         function.not_allowed INSERT INTO storage.t VALUES (1) ON CONFLICT (a) DO UPDATE SET a = pg_sleep(1) WHERE lo_import('x') > 1
