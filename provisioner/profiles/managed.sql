@@ -4,6 +4,9 @@
 -- every statement may run again on a database where it already ran. Grants are not made here: they are compiled from
 -- the profile's policy document.
 
+-- Closed to everybody, but tools expect it to be there.
+CREATE SCHEMA IF NOT EXISTS public;
+
 CREATE SCHEMA IF NOT EXISTS dl_cache;
 CREATE SCHEMA IF NOT EXISTS dl_override;
 CREATE SCHEMA IF NOT EXISTS dl_resolved;

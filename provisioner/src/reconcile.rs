@@ -208,7 +208,11 @@ async fn lock(maintenance: &Session, database: &str) -> Result<(), ServerError> 
     maintenance.rows("waiting for another sidecar", sql, &[&database]).await.map(|_| ())
 }
 
-async fn observe(
+/// What the server holds of it now, and what was remembered of it.
+///
+/// # Errors
+/// When the server or the catalog go away or refuse.
+pub async fn observe(
     provisioner: &Provisioner,
     server: &ServerAccess,
     maintenance: &Session,
@@ -283,7 +287,10 @@ async fn record_failure(provisioner: &Provisioner, workspace: &Workspace, error:
 }
 
 /// What the catalog and the profile say about a workspace's database.
-async fn intent_of(provisioner: &Provisioner, workspace: &Workspace) -> Result<Intent, ReconcileError> {
+///
+/// # Errors
+/// When the catalog fails, the profile is unknown, or a sealed key does not open.
+pub async fn intent_of(provisioner: &Provisioner, workspace: &Workspace) -> Result<Intent, ReconcileError> {
     let profile = provisioner.profile(workspace)?;
     let names = crate::names::Names::of(workspace.id.as_str());
     let backends = provisioner.store.backend_roles(&workspace.id).await?;

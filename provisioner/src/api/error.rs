@@ -41,8 +41,6 @@ pub enum Code {
     SecretNotKept,
     /// 413
     TooLong,
-    /// 415
-    UnsupportedMediaType,
     /// 422
     Invalid,
     /// 500
@@ -66,7 +64,6 @@ impl Code {
             Code::WorkspaceNotActive => (StatusCode::CONFLICT, "workspace_not_active"),
             Code::SecretNotKept => (StatusCode::PRECONDITION_FAILED, "secret_not_kept"),
             Code::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "too_long"),
-            Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Code::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Code::InternalError => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
             Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -295,7 +295,8 @@ pub async fn rotate(
         let (version, password) =
             new_version(workspace, &login.id, record.next_version(), &login.salt, login.iterations, data_key.as_ref())?;
         let number = version.version;
-        let now = Timestamp::now();
+        // As precise as PostgreSQL keeps it, so that every answer names the same moment.
+        let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap_or_default();
         let rotation = Rotation { login: login.id.clone(), version, grace, terminate_sessions, now };
         let rotated = match provisioner.store.rotate_login(actor, &rotation).await {
             Err(CatalogError::Stale { .. }) if attempt < ROTATE_ATTEMPTS => {

@@ -1,0 +1,13 @@
+//! The provisioner against a real PostgreSQL: one private cluster per process, one catalog and one sidecar per test.
+//!
+//! Tests are named after the requirements that they show.
+
+mod cluster;
+mod credentials;
+mod fixture;
+mod http;
+mod outage;
+mod provisioning;
+mod repair;
+mod start;
+mod workspaces;
