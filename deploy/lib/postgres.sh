@@ -60,6 +60,7 @@ restart_cluster() {
     # A session of its own: Ctrl-C in the terminal reaches this script, which then stops the server in the right order.
     # Descriptor 9 is the script's lock, which a server must not hold.
     setsid "${as[@]}" "$bin/postgres" -D "$PG_HOME/data" >>"$PG_HOME/log" 2>&1 9>&- &
+    # shellcheck disable=SC2034  # read by who sources this
     PG_PID=$!
     until_true 60 "PostgreSQL" "$bin/pg_isready" -q -h "$PG_HOME" -p "$PG_PORT" ||
         { tail -20 "$PG_HOME/log" >&2; die "PostgreSQL did not start"; }

@@ -322,6 +322,12 @@ impl Pipeline {
         self.parse("", sql).bind("", "", values).describe(b'P', "").execute("", 0)
     }
 
+    /// CopyFail, with the reason that the server will repeat.
+    pub fn copy_fail(&mut self, reason: &str) -> &mut Self {
+        frontend::copy_fail(reason, &mut self.bytes).expect("a failure");
+        self
+    }
+
     /// Sync.
     pub fn sync(&mut self) -> &mut Self {
         frontend::sync(&mut self.bytes);
