@@ -1,0 +1,46 @@
+//! What the documents compile to. Whether PostgreSQL then refuses is for the tests with a server.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::Policy;
+
+fn compiled(document: &str, kind: &str) -> Vec<String> {
+    grants(Policy::parse(document).unwrap().kind(kind).unwrap(), "g\"r")
+}
+
+#[test]
+fn grants_as_a_table() {
+    let storage = include_str!("../../provisioner/profiles/storage/policy.toml");
+    let over = include_str!("../../provisioner/profiles/override/policy.toml");
+    let to = "TO \"g\"\"r\"";
+    assert_eq!(
+        compiled(storage, "customer_db"),
+        [
+            format!("GRANT USAGE ON SCHEMA \"dl_cache\" {to}"),
+            format!("GRANT SELECT ON ALL TABLES IN SCHEMA \"dl_cache\" {to}"),
+            format!("GRANT USAGE ON SCHEMA \"dl_override\" {to}"),
+            format!("GRANT SELECT ON ALL TABLES IN SCHEMA \"dl_override\" {to}"),
+            format!("GRANT USAGE ON SCHEMA \"dl_resolved\" {to}"),
+            format!("GRANT SELECT ON ALL TABLES IN SCHEMA \"dl_resolved\" {to}"),
+            format!("GRANT USAGE, CREATE ON SCHEMA \"storage\" {to}"),
+        ]
+    );
+    assert_eq!(
+        compiled(over, "read"),
+        [
+            format!("GRANT USAGE ON SCHEMA \"dl_resolved\" {to}"),
+            format!("GRANT SELECT ON ALL TABLES IN SCHEMA \"dl_resolved\" {to}"),
+        ]
+    );
+    let runtime = compiled(over, "runtime");
+    assert!(
+        runtime.contains(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"dl_override\" {to}"))
+    );
+    assert!(runtime.iter().all(|sql| !sql.contains("TRUNCATE") && !sql.contains("REFERENCES")));
+}
+
+#[test]
+fn names_are_quoted_in_event_triggers() {
+    let sql = event_trigger_sql(&["stor'age".to_owned()], &["o'wner"]).join(";\n");
+    assert!(sql.contains("ARRAY['stor''age']::text[]") && sql.contains("ARRAY['o''wner']::text[]"));
+}
