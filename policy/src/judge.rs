@@ -59,7 +59,7 @@ fn pass(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -
         let facts = classify(node, location).map_err(|refusal| refuse.classified(*refusal))?;
         all.push(rules.apply(facts)?);
     }
-    refuse.batch(&all)?;
+    refuse.batch(surface, &all)?;
     Ok(passed(text, all))
 }
 

@@ -132,7 +132,7 @@ impl<'t> Walker<'t> {
         Ok(())
     }
 
-    /// `set_config` as a target of a SELECT without FROM and the like: a setting by another door. The other targets are
+    /// `set_config` as a target of a SELECT without FROM and the like (or pgAdmin's): a setting by another door. The other targets are
     /// walked as usual; where there are none, the statement counts as a setting.
     /// Returns whether it was such a SELECT, so that the ordinary walk need not follow.
     pub(super) fn select_of_settings(&mut self, select: &'t pb::SelectStmt) -> Result<bool, Box<super::Refusal>> {
@@ -140,8 +140,15 @@ impl<'t> Walker<'t> {
         let sets = |node| call_of(node).is_some_and(|(name, _)| name == "set_config");
         let gives_back = |node| call_of(node).is_some_and(|(name, _)| name == "pg_advisory_unlock_all");
         let targets = &select.target_list;
-        if !is_plain(select) || !targets.iter().any(|target| sets(target) || gives_back(target)) {
+        let Some(rows) = rows_of(select) else { return Ok(false) };
+        if !targets.iter().any(|target| sets(target) || gives_back(target)) {
             return Ok(false);
+        }
+        if let Rows::OfSetting(row) = rows {
+            let named = |target| call_of(target).and_then(|(_, call)| text_of(call.args.first()?));
+            if !targets.iter().all(|target| sets(target) && named(target) == Some(row)) {
+                return Ok(false);
+            }
         }
         self.facts.only_settings = targets.iter().all(|target| sets(target) || gives_back(target));
         for target in targets {
@@ -311,11 +318,22 @@ fn value_refused(name: &str, location: Location) -> Box<super::Refusal> {
     clause_refused(&format!("this way of writing {name}"), "Write the value as a string.", location)
 }
 
-/// A SELECT of expressions and nothing else.
-fn is_plain(select: &pb::SelectStmt) -> bool {
-    select.from_clause.is_empty()
-        && select.where_clause.is_none()
-        && select.into_clause.is_none()
+/// What pgAdmin sets over the one row of `pg_settings`. Only of a parameter that every version has may the effect be known
+/// without looking whether there was a row.
+const PGADMIN_SETTING: &str = "bytea_output";
+
+/// How often the targets of a SELECT of settings are evaluated.
+#[derive(Clone, Copy)]
+enum Rows<'t> {
+    /// Once: there is no FROM.
+    One,
+    /// Once, for the setting of this name: `FROM pg_settings WHERE name = '…'`, as pgAdmin writes it.
+    OfSetting(&'t str),
+}
+
+/// The rows of a SELECT of expressions and nothing else; `None` for any other.
+fn rows_of(select: &pb::SelectStmt) -> Option<Rows<'_>> {
+    let plain = select.into_clause.is_none()
         && select.with_clause.is_none()
         && select.group_clause.is_empty()
         && select.having_clause.is_none()
@@ -327,7 +345,51 @@ fn is_plain(select: &pb::SelectStmt) -> bool {
         && select.locking_clause.is_empty()
         && select.distinct_clause.is_empty()
         && select.larg.is_none()
-        && select.rarg.is_none()
+        && select.rarg.is_none();
+    match (select.from_clause.as_slice(), &select.where_clause) {
+        _ if !plain => None,
+        ([], None) => Some(Rows::One),
+        ([from], Some(condition)) if is_settings(from) => {
+            named_setting(condition).filter(|name| *name == PGADMIN_SETTING).map(Rows::OfSetting)
+        }
+        _ => None,
+    }
+}
+
+/// `pg_settings` or `pg_show_all_settings()`.
+fn is_settings(from: &pb::Node) -> bool {
+    let in_catalog = |schema: &str| matches!(schema, "" | "pg_catalog");
+    match &from.node {
+        Some(N::RangeVar(view)) => {
+            view.relname == "pg_settings" && in_catalog(&view.schemaname) && view.catalogname.is_empty()
+        }
+        Some(N::RangeFunction(function)) if function.coldeflist.is_empty() => {
+            let [pb::Node { node: Some(N::List(pair)) }] = function.functions.as_slice() else { return false };
+            match pair.items.first().and_then(|item| item.node.as_ref()) {
+                Some(N::FuncCall(call)) => function_name(call) == Some("pg_show_all_settings") && call.args.is_empty(),
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// The constant of `name = '…'`.
+fn named_setting(condition: &pb::Node) -> Option<&str> {
+    let Some(N::AExpr(comparison)) = &condition.node else { return None };
+    let equals =
+        comparison.kind == pb::AExprKind::AexprOp as i32 && matches!(strings(&comparison.name).as_deref(), Some(["="]));
+    let Some(N::ColumnRef(column)) = &comparison.lexpr.as_ref()?.node else { return None };
+    let by_name = matches!(strings(&column.fields).as_deref(), Some(["name"]));
+    if equals && by_name { text_of(comparison.rexpr.as_ref()?) } else { None }
+}
+
+/// The text of a string constant.
+fn text_of(node: &pb::Node) -> Option<&str> {
+    match &node.node {
+        Some(N::AConst(pb::AConst { val: Some(Val::Sval(text)), .. })) => Some(&text.sval),
+        _ => None,
+    }
 }
 
 fn target_call(node: &pb::Node) -> Option<&pb::FuncCall> {

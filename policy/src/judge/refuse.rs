@@ -58,21 +58,22 @@ pub(super) fn zero_byte(text: &str, at: usize) -> Box<Denial> {
 }
 
 pub(super) fn too_deep(text: &str, too_deep: TooDeep) -> Box<Denial> {
-    let (rule, message, why, at) = match too_deep {
+    let (rule, message, why, hint, at) = match too_deep {
         TooDeep::Tree(at) => (
             "text.too_deep",
             "statement is too complex",
             format!("expressions may be nested or chained at most {DEPTH_MAX} deep"),
+            "Use lists, VALUES, ANY(array) or several statements instead of long chains of operators.",
             at,
         ),
         TooDeep::Comment(at) => (
             "text.comment_depth",
             "comments are nested too deeply",
             format!("comments may be nested at most {COMMENT_DEPTH_MAX} deep"),
+            "Take comments out of comments.",
             at,
         ),
     };
-    let hint = "Use lists, VALUES, ANY(array) or several statements instead of long chains of operators.";
     let mut denial = denial("54001", rule, message.to_owned(), &why, hint);
     denial.position = i32::try_from(at).ok().and_then(|at| position(text, at));
     denial
@@ -128,7 +129,15 @@ impl Refuse<'_> {
     }
 
     /// The rules over all statements of a text together.
-    pub(super) fn batch(&self, all: &[Facts<'_>]) -> Result<(), Box<Denial>> {
+    pub(super) fn batch(&self, surface: Surface, all: &[Facts<'_>]) -> Result<(), Box<Denial>> {
+        if surface == Surface::Http
+            && let Some(facts) = all.iter().find(|facts| !super::rules::stands_alone(facts))
+        {
+            let why = "over HTTP there is no session for it to act on";
+            let hint =
+                "Connect with a connection URI for transactions, settings, cursors, prepared statements and COPY.";
+            return Err(self.kind(facts.kind, "statement.needs_session", why, hint, facts.location));
+        }
         if let Some(facts) = all.iter().find(|facts| facts.resets_authorization) {
             let only_resets = all.len() > 1 && all.iter().all(super::rules::resets);
             if !only_resets {

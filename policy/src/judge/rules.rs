@@ -71,6 +71,31 @@ pub(super) fn resets(facts: &Facts<'_>) -> bool {
             })
 }
 
+/// Whether a statement can do its work as the only one of a session, as over HTTP (D29, D31, D32).
+pub(super) fn stands_alone(facts: &Facts<'_>) -> bool {
+    match facts.kind {
+        Kind::Transaction
+        | Kind::Set
+        | Kind::SetConstraints
+        | Kind::CopyIn
+        | Kind::CopyOut
+        | Kind::DeclareCursor
+        | Kind::Fetch
+        | Kind::CloseCursor
+        | Kind::Prepare
+        | Kind::Execute
+        | Kind::Deallocate
+        | Kind::Discard
+        | Kind::Listen
+        | Kind::Notify
+        | Kind::Unlisten
+        | Kind::Lock
+        | Kind::Empty => false,
+        Kind::Select => !facts.only_settings && facts.settings.is_empty(),
+        _ => true,
+    }
+}
+
 impl Rules<'_> {
     /// Judges one statement; gives its facts back with the effects that only the rules know.
     pub(super) fn apply<'t>(&self, mut facts: Facts<'t>) -> Result<Facts<'t>, Box<Denial>> {
@@ -179,6 +204,8 @@ impl Rules<'_> {
 
     fn target(&self, kind: Kind, used: &Use<'_>, allowed: impl Fn(&str) -> bool) -> Judged {
         let schema = match (&self.role.unqualified_target, used.name.schema) {
+            // pg_catalog is searched before every other schema.
+            (Some(_), "") if used.name.name.starts_with("pg_") => "pg_catalog",
             (Some(schema), "") => schema,
             (_, schema) => schema,
         };
