@@ -176,6 +176,9 @@ pub async fn everything(provisioner: &Provisioner) {
     if let Err(error) = provisioner.store.expire_logins(&actor, Timestamp::now()).await {
         warn!(%error, "cannot record the end of logins");
     }
+    if let Err(error) = provisioner.store.forget_old_observations().await {
+        warn!(%error, "cannot forget old observations");
+    }
     let mut after: Option<String> = None;
     loop {
         let page = match provisioner.store.workspaces(after.as_deref(), PAGE).await {

@@ -21,8 +21,7 @@ async fn with_tls(cluster: &Cluster) -> [PathBuf; 2] {
     let (right, wrong) = (authority(), authority());
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &right).unwrap();
-    let files =
-        ["ca.pem", "wrong.pem"].map(|name| std::env::temp_dir().join(format!("portcullis-{}-{name}", cluster.port)));
+    let files = ["ca.pem", "wrong.pem"].map(|name| cluster.directory.join(name));
     fs::write(&files[0], right.pem()).unwrap();
     fs::write(&files[1], wrong.pem()).unwrap();
     let data = cluster.directory.join("data");
@@ -64,7 +63,4 @@ async fn the_catalogs_certificate_is_verified() {
     let missing = Source { ca_file: Some("/nowhere/ca.pem".into()), ..Source::new("host=h sslmode=require") };
     let error = Store::connect(&missing, 2).await.unwrap_err();
     assert!(matches!(&error, CatalogError::Address(text) if text.contains("/nowhere/ca.pem")), "{error:?}");
-    for file in [right, wrong] {
-        fs::remove_file(file).unwrap();
-    }
 }
