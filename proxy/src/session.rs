@@ -64,6 +64,12 @@ async fn serve(socket: TcpStream, peer: SocketAddr, gate: &Arc<Gate>, began: Ins
         };
         log_in(opened, peer, gate).await
     };
+    let login = async {
+        tokio::select! {
+            () = gate.draining.cancelled() => Err(SessionEnd::Draining),
+            outcome = login => outcome,
+        }
+    };
     let relay = match tokio::time::timeout_at(deadline.into(), login).await {
         Ok(Ok(relay)) => relay,
         Ok(Err(end)) => {
@@ -173,6 +179,10 @@ async fn greet(
         .sessions
         .register(identity.login(), &route.workspace, peer, most)
         .ok_or(SessionEnd::TooManySessions { most })?;
+    // A drain that began before this line has told only the sessions that were there.
+    if gate.draining.is_cancelled() {
+        return Err(SessionEnd::Draining);
+    }
     // The login may have been ended while it was proving itself.
     let latest = gate.reader.snapshot();
     if latest.login(message.user()).is_none_or(|login| login.session_epoch > identity.login().session_epoch) {

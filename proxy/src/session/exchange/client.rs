@@ -237,7 +237,7 @@ impl Exchange {
         let failed = upstream.as_ref().is_some_and(|upstream| upstream.status == TransactionStatus::Failed);
         if let Some(command) = self.local_command(permit.effects()).filter(|_| permit.statements() == 1 && !failed) {
             let undo = Undo::Statement(name.clone(), self.statements.insert(name, Slot::Local(command)));
-            self.answer_in_place(|out| reply::parse_complete(out), undo, out);
+            self.answer_in_place(reply::parse_complete, undo, out);
             return Performed::Done;
         }
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Parse { name, permit, types }) };
@@ -250,7 +250,7 @@ impl Exchange {
             self.send_parse("", &statement, true, undo, upstream);
             upstream.prepared.set_unnamed(Some(statement.clone()));
         } else if upstream.prepared.name_of(&statement, around.schema_epoch).is_some() {
-            self.answer_in_place(|out| reply::parse_complete(out), undo, out);
+            self.answer_in_place(reply::parse_complete, undo, out);
         } else {
             self.prepare_named(&statement, true, undo, upstream, around);
         }
@@ -324,13 +324,13 @@ impl Exchange {
                 if self.sql_prepared.contains(name) {
                     return self.forward_close(&frame, Target::Statement, name, undo, upstream);
                 }
-                self.answer_in_place(|out| reply::close_complete(out), undo, out);
+                self.answer_in_place(reply::close_complete, undo, out);
                 Performed::Done
             }
             Frontend::Close { target: Target::Portal, name } => match self.portals.get(name) {
                 Some(Portal::Local(_)) | None => {
                     let undo = Undo::Portal(name.to_owned(), self.portals.remove(name));
-                    self.answer_in_place(|out| reply::close_complete(out), undo, out);
+                    self.answer_in_place(reply::close_complete, undo, out);
                     Performed::Done
                 }
                 Some(_) if upstream.is_none() => Performed::NeedsLease(Message::Other(frame)),
@@ -396,7 +396,7 @@ impl Exchange {
         let bound = match self.statements.get(name).cloned() {
             Some(Slot::Local(command)) => {
                 let undo = Undo::Portal(portal.clone(), self.portals.insert(portal, Portal::Local(command)));
-                self.answer_in_place(|out| reply::bind_complete(out), undo, out);
+                self.answer_in_place(reply::bind_complete, undo, out);
                 return Performed::Done;
             }
             Some(Slot::Statement(statement)) => match self.still_allowed(statement, name, around) {
@@ -506,7 +506,7 @@ impl Exchange {
     ) -> Performed {
         match self.portals.get(name) {
             Some(Portal::Local(_)) => {
-                self.answer_in_place(|out| reply::no_data(out), Undo::Nothing, out);
+                self.answer_in_place(reply::no_data, Undo::Nothing, out);
                 Performed::Done
             }
             None => self.refuse(no_portal(name), Protocol::Extended, upstream, out),

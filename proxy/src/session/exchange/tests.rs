@@ -129,7 +129,9 @@ impl Talk {
 
     /// The server refuses the marker that it was sent last.
     fn refuses_marker(&mut self, seen: &str) -> &mut Self {
-        let token = seen.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find(|word| word.starts_with("portcullis_refused_"));
+        let token = seen
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .find(|word| word.starts_with("portcullis_refused_"));
         let text = format!("syntax error at or near \"{}\"", token.expect("a marker"));
         self.fails(SqlState::SYNTAX_ERROR, &text)
     }
@@ -198,7 +200,8 @@ fn only_the_marker_s_own_error_is_rewritten() {
     let mut talk = Talk::new();
     talk.query("BEGIN").done("BEGIN").ready(InTransaction).heard();
     talk.query("SET ROLE postgres");
-    let heard = talk.fails(SqlState::SYNTAX_ERROR, "syntax error at or near \"portcullis_refused_0\"").ready(Failed).heard();
+    let heard =
+        talk.fails(SqlState::SYNTAX_ERROR, "syntax error at or near \"portcullis_refused_0\"").ready(Failed).heard();
     assert_eq!(heard, "E(syntax error at or near \"portcullis_refused_0\") ZE");
 }
 
