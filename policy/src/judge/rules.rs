@@ -365,8 +365,12 @@ fn sequence_text(argument: &pb::Node) -> Option<String> {
     }
 }
 
-/// Splits `schema."Name"` as PostgreSQL's `stringToQualifiedNameList` does.
+/// Splits `schema."Name"` as PostgreSQL's `stringToQualifiedNameList` does. A number is no name: `regclass` takes it for
+/// the OID of whatever it is.
 fn dotted(text: &str) -> Option<Vec<String>> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     let mut parts = Vec::new();
     let mut rest = text.trim();
     loop {
