@@ -11,6 +11,7 @@ pub mod apply;
 pub mod intent;
 pub mod observe;
 pub mod plan;
+pub mod step;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::ops::credentials;
 use crate::server::{ServerAccess, ServerError, Session};
 use intent::{Intent, KindIntent, LoginIntent};
 use observe::{Inside, Observed, Record};
-use plan::Step;
+use step::Step;
 
 /// Rounds of observe → plan → apply: one that works, one that finds nothing left, and a spare for a race.
 const ROUNDS: usize = 3;

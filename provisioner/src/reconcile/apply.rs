@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::intent::Intent;
 use super::observe::{self, Inside};
-use super::plan::{Place, Step};
+use super::step::{Place, Step};
 use crate::server::{ServerAccess, ServerError, Session};
 
 /// How often a batch is run again when it met somebody else's change of the same row of a shared catalog.

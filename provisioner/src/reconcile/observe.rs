@@ -65,7 +65,7 @@ pub struct DatabaseFact {
 }
 
 /// The row of `pg_authid`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct RoleFact {
     /// LOGIN.
     pub login: bool,
@@ -83,6 +83,13 @@ pub struct RoleFact {
     pub expires: bool,
     /// Settings attached to the role, `database:setting`, the database empty where they hold for all.
     pub settings: BTreeSet<String>,
+}
+
+impl std::fmt::Debug for RoleFact {
+    /// Without the password, which is a verifier or, set by hand, anything.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RoleFact").field("login", &self.login).field("elevated", &self.elevated).finish_non_exhaustive()
+    }
 }
 
 /// A row of `pg_auth_members`.
@@ -229,78 +236,4 @@ SELECT count(*) FROM pg_catalog.pg_proc p
    AND EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')";
 
-// $1 managed schemas, $2 customers' schemas, $3 our roles. One row per object: name, digest of everything that matters.
-const OBJECTS: &str = "
-WITH schemas AS (
-    SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace WHERE nspname = ANY ($1::text[] || $2::text[] || '{public}'::text[])
-), managed AS (
-    SELECT c.oid, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity,
-           format('%I.%I', n.nspname, c.relname) AS name,
-           CASE c.relkind WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' WHEN 'm' THEN 'materialized view' ELSE 'table' END AS word
-      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname = ANY ($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-), facts (name, fact) AS (
-    SELECT 'schema ' || quote_ident(nspname), pg_get_userbyid(nspowner)::text FROM schemas
-    UNION ALL
-    SELECT 'grants on schema ' || quote_ident(nspname),
-           (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(coalesce(nspacl, acldefault('n', nspowner))) a)
-      FROM schemas
-    UNION ALL
-    SELECT word || ' ' || name,
-           concat_ws(E'\\n', pg_get_userbyid(relowner), relkind, reloptions::text, relrowsecurity, relforcerowsecurity,
-               CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(m.oid) END,
-               (SELECT string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
-                                            a.attgenerated, pg_get_expr(d.adbin, d.adrelid)), E'\\n' ORDER BY a.attnum)
-                  FROM pg_catalog.pg_attribute a
-                  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-                 WHERE a.attrelid = m.oid AND a.attnum > 0 AND NOT a.attisdropped AND m.relkind <> 'S'),
-               (SELECT string_agg(conname || ' ' || pg_get_constraintdef(k.oid), E'\\n' ORDER BY conname)
-                  FROM pg_catalog.pg_constraint k WHERE k.conrelid = m.oid),
-               (SELECT string_agg(pg_get_indexdef(i.indexrelid) || i.indisvalid::text, E'\\n' ORDER BY i.indexrelid::regclass::text)
-                  FROM pg_catalog.pg_index i WHERE i.indrelid = m.oid),
-               (SELECT string_agg(pg_get_triggerdef(t.oid) || t.tgenabled::text, E'\\n' ORDER BY t.tgname)
-                  FROM pg_catalog.pg_trigger t WHERE t.tgrelid = m.oid AND NOT t.tgisinternal),
-               (SELECT string_agg(pg_get_ruledef(r.oid), E'\\n' ORDER BY r.rulename)
-                  FROM pg_catalog.pg_rewrite r WHERE r.ev_class = m.oid AND r.rulename <> '_RETURN'))
-      FROM managed m
-    UNION ALL
-    SELECT 'grants on ' || word || ' ' || name,
-           concat_ws(E'\\n', (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(relacl) a),
-               (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
-                 WHERE attrelid = m.oid AND attacl IS NOT NULL))
-      FROM managed m
-    UNION ALL
-    SELECT 'function ' || format('%I.%I', n.nspname, p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
-           concat_ws(E'\\n', pg_get_userbyid(p.proowner), pg_get_functiondef(p.oid), p.proacl::text)
-      FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-     WHERE n.nspname = ANY ($1) AND p.prokind IN ('f', 'p')
-    UNION ALL
-    SELECT 'event trigger ' || quote_ident(evtname),
-           concat_ws(' ', evtevent, evtenabled, evttags::text, pg_get_userbyid(evtowner), evtfoid::regprocedure)
-      FROM pg_catalog.pg_event_trigger
-    UNION ALL
-    SELECT 'default privileges',
-           (SELECT string_agg(concat_ws(' ', pg_get_userbyid(defaclrole), defaclnamespace::regnamespace, defaclobjtype,
-                   (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(defaclacl) a)), E'\\n'
-                   ORDER BY pg_get_userbyid(defaclrole), defaclnamespace::regnamespace::text, defaclobjtype)
-              FROM pg_catalog.pg_default_acl WHERE pg_get_userbyid(defaclrole) = ANY ($3))
-    UNION ALL
-    SELECT 'grants on languages',
-           (SELECT string_agg(lanname || coalesce((SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(lanacl) a), '-'), E'\\n'
-                   ORDER BY lanname) FROM pg_catalog.pg_language)
-    UNION ALL
-    SELECT 'grants on functions of pg_catalog',
-           (SELECT string_agg(concat_ws(' ', oid::regprocedure, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(proacl) a)),
-                   E'\\n' ORDER BY oid)
-              FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proacl IS NOT NULL)
-    UNION ALL
-    SELECT 'grants on relations of pg_catalog',
-           (SELECT string_agg(concat_ws(' ', c.oid::regclass, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(c.relacl) a),
-                   (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
-                     WHERE attrelid = c.oid AND attacl IS NOT NULL)), E'\\n' ORDER BY c.oid)
-              FROM pg_catalog.pg_class c
-             WHERE c.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-               AND (c.relacl IS NOT NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
-                                                     WHERE attrelid = c.oid AND attacl IS NOT NULL)))
-)
-SELECT name, left(encode(sha256(convert_to(coalesce(fact, ''), 'UTF8')), 'hex'), 16) FROM facts";
+const OBJECTS: &str = include_str!("objects.sql");

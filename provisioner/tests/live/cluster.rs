@@ -92,6 +92,15 @@ impl Cluster {
         }
     }
 
+    pub fn wait_until_it_is_gone(&self) {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        let socket = self.directory.join(format!(".s.PGSQL.{}", self.port));
+        while std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            assert!(Instant::now() < give_up, "PostgreSQL does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Where this role finds this database, through the Unix socket, without a password.
     pub fn url(&self, role: &str, database: &str) -> String {
         format!("host={} port={} user={role} dbname={database}", self.directory.display(), self.port)

@@ -12,7 +12,7 @@ async fn a_server_that_is_away_is_503_and_picked_up_later() {
     let sidecar = Sidecar::on(cluster, "postgres").await;
     sidecar.create("before", "storage").await;
     cluster.order("kill");
-    // It may take a moment until the port is closed.
+    cluster.wait_until_it_is_gone();
     let body = json!({"name": "during", "database": "PostgreSQL"});
     let refused = sidecar.admin("POST", "/workspaces", body).await.refused(503, "unavailable");
     assert_eq!(refused["reason"], "server_unreachable");

@@ -44,11 +44,11 @@ async fn d13_provisioning_again_changes_nothing() {
         let id = workspace.id.as_str();
         // xmin is the transaction that last wrote a row: nothing may be written, not even the same thing again.
         let shared = format!(
-            "SELECT 'role', rolname, xmin FROM pg_authid WHERE rolname LIKE '{id}%'
-             UNION ALL SELECT 'database', datname, xmin FROM pg_database WHERE datname = '{id}' ORDER BY 1, 2"
+            "SELECT 'role', rolname, xmin::text FROM pg_authid WHERE rolname LIKE '{id}%'
+             UNION ALL SELECT 'database', datname, xmin::text FROM pg_database WHERE datname = '{id}' ORDER BY 1, 2"
         );
-        let inside = "SELECT relname, xmin FROM pg_class UNION ALL SELECT nspname, xmin FROM pg_namespace
-                      UNION ALL SELECT oid::text, xmin FROM pg_proc ORDER BY 1, 2";
+        let inside = "SELECT relname, xmin::text FROM pg_class UNION ALL SELECT nspname, xmin::text FROM pg_namespace
+                      UNION ALL SELECT oid::text, xmin::text FROM pg_proc ORDER BY 1, 2";
         let before = (rows(&maintenance, &shared).await, rows(&database, inside).await);
         let answer = sidecar.provision(profile).await.expect(200);
         assert_eq!(answer.get("repaired"), None);
