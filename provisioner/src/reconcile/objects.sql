@@ -1,7 +1,7 @@
 -- One row per object and per ACL of a workspace's database: a name that a person understands, and a digest of everything
 -- about it that matters. $1 managed schemas, $2 customers' schemas, $3 our roles.
 WITH schemas AS (
-    SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace WHERE nspname = ANY ($1::text[] || $2::text[] || '{public}'::text[])
+    SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace WHERE nspname = ANY ($1::text[] || $2::text[] || '{public,portcullis_guard}'::text[])
 ), managed AS (
     SELECT c.oid, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity,
            format('%I.%I', n.nspname, c.relname) AS name,
@@ -42,7 +42,7 @@ WITH schemas AS (
     SELECT 'function ' || format('%I.%I', n.nspname, p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
            concat_ws(E'\n', pg_get_userbyid(p.proowner), pg_get_functiondef(p.oid), p.proacl::text)
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-     WHERE n.nspname = ANY ($1) AND p.prokind IN ('f', 'p')
+     WHERE (n.nspname = ANY ($1) OR n.nspname = 'portcullis_guard') AND p.prokind IN ('f', 'p')
     UNION ALL
     SELECT 'event trigger ' || quote_ident(evtname),
            concat_ws(' ', evtevent, evtenabled, evttags::text, pg_get_userbyid(evtowner), evtfoid::regprocedure)

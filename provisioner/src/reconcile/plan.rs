@@ -142,11 +142,14 @@ fn plan_inside(intent: &Intent, observed: &Observed, fresh: bool) -> Option<LayO
     if changed.is_empty() && !open && !new_intent {
         return None;
     }
-    let stale_views =
-        changed.iter().filter(|name| inside.objects.contains_key(*name)).filter_map(|name| name.strip_prefix("view "));
+    let stale = |word: &str| -> Vec<String> {
+        let there = changed.iter().filter(|name| inside.objects.contains_key(*name));
+        there.filter_map(|name| name.strip_prefix(word)).map(str::to_owned).collect()
+    };
     Some(LayOut {
         migrate: new_intent || changed.iter().any(|name| !is_privilege(name)),
-        stale_views: stale_views.map(str::to_owned).collect(),
+        stale_views: stale("view "),
+        stale_triggers: stale("event trigger "),
         changed: summary(changed, inside),
         superuser,
     })

@@ -118,6 +118,8 @@ pub struct LayOut {
     pub migrate: bool,
     /// Views that are there with another definition: they are made anew where nothing depends on them.
     pub stale_views: Vec<String>,
+    /// Event triggers that are there in another form: they are made anew.
+    pub stale_triggers: Vec<String>,
     /// What changed since it was laid out last; empty the first time.
     pub changed: Vec<String>,
     /// Whether event triggers can be made: they take a superuser.
@@ -247,6 +249,11 @@ fn lay_out(intent: &Intent, layout: &LayOut) -> String {
         sql.push_str("RESET ROLE;\n");
     }
     let triggers = if layout.superuser { intent.event_triggers.as_slice() } else { &[] };
+    if layout.superuser {
+        for trigger in &layout.stale_triggers {
+            sql.push_str(&format!("DROP EVENT TRIGGER IF EXISTS {trigger};\n"));
+        }
+    }
     for statement in intent.walls.iter().chain(&intent.grants).chain(triggers) {
         sql.push_str(statement.trim_end_matches([';', '\n', ' ']));
         sql.push_str(";\n");

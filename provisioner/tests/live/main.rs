@@ -10,4 +10,5 @@ mod outage;
 mod provisioning;
 mod repair;
 mod start;
+mod walls;
 mod workspaces;

@@ -77,6 +77,20 @@ async fn d24_what_was_altered_by_hand_is_repaired_and_named() {
             "DROP OWNED BY $w_customer_db; DROP ROLE $w_customer_db",
             vec!["role $w_customer_db", "grants on schema storage"],
         ),
+        ("ALTER EVENT TRIGGER portcullis_sql_drop DISABLE", vec!["event trigger portcullis_sql_drop"]),
+        ("DROP EVENT TRIGGER portcullis_ddl_command_end", vec!["event trigger portcullis_ddl_command_end"]),
+        (
+            "DROP EVENT TRIGGER portcullis_sql_drop;
+             CREATE EVENT TRIGGER portcullis_sql_drop ON sql_drop WHEN TAG IN ('DROP TABLE')
+                 EXECUTE FUNCTION portcullis_guard.sql_drop()",
+            vec!["event trigger portcullis_sql_drop"],
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION portcullis_guard.sql_drop() RETURNS event_trigger LANGUAGE plpgsql
+                 AS 'BEGIN END'",
+            vec!["function portcullis_guard.sql_drop()"],
+        ),
+        ("DROP SCHEMA portcullis_guard CASCADE", vec!["schema portcullis_guard"]),
         ("GRANT CONNECT ON DATABASE template1 TO PUBLIC", vec!["grants on database template1"]),
     ] {
         by_hand(&sidecar, &workspace, sql).await;
