@@ -92,6 +92,7 @@ fn passed(text: &str, all: Vec<Facts<'_>>) -> Passed {
     let mut writes = Vec::new();
     let mut functions = Vec::new();
     let mut effects = Vec::new();
+    let mut ends = Vec::with_capacity(all.len());
     let kind = all.iter().find(|facts| rules::works(facts)).or(all.first()).map_or(Kind::Empty, |facts| facts.kind);
     let statements = all.len();
     for facts in all {
@@ -101,12 +102,13 @@ fn passed(text: &str, all: Vec<Facts<'_>>) -> Passed {
         }
         functions.extend(facts.calls.iter().map(|call| call.name.to_string()));
         effects.extend(facts.effects);
+        ends.push(effects.len());
     }
     for list in [&mut reads, &mut writes, &mut functions] {
         list.sort_unstable();
         list.dedup();
     }
-    Passed { text: text.to_owned(), kind, statements, effects, reads, writes, functions }
+    Passed { text: text.to_owned(), kind, statements, effects, ends, reads, writes, functions }
 }
 
 #[cfg(test)]

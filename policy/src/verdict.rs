@@ -40,6 +40,8 @@ pub(crate) struct Passed {
     pub(crate) kind: Kind,
     pub(crate) statements: usize,
     pub(crate) effects: Vec<Effect>,
+    /// For each statement, where its effects end in `effects`.
+    pub(crate) ends: Vec<usize>,
     pub(crate) reads: Vec<String>,
     pub(crate) writes: Vec<String>,
     pub(crate) functions: Vec<String>,
@@ -58,6 +60,13 @@ impl Permit {
     /// What the text does to the session, in the order of its statements.
     pub fn effects(&self) -> &[Effect] {
         &self.0.effects
+    }
+
+    /// What one statement of the text does, by its number from 0; nothing for a number that the text does not have.
+    pub fn effects_of(&self, statement: usize) -> &[Effect] {
+        let ends = &self.0.ends;
+        let from = statement.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
+        ends.get(statement).map_or(&[], |to| &self.0.effects[from..*to])
     }
 
     /// How many statements the text has; 0 is the empty query that clients ping with.

@@ -619,3 +619,11 @@ fn bounds_before_parsing() {
     assert_eq!(judge(format!("SELECT 1{}", "+1".repeat(2_001)).as_bytes()).0, "54001");
     assert_eq!(judge(format!("SELECT {}1", "/*".repeat(17)).as_bytes()).0, "54001");
 }
+
+#[test]
+fn effects_belong_to_their_statement() {
+    let permit = permit("customer_db", "BEGIN; SET timezone = 'UTC'; SELECT 1; COMMIT");
+    let counts: Vec<usize> = (0..6).map(|statement| permit.effects_of(statement).len()).collect();
+    assert_eq!(counts, [1, 1, 0, 1, 0, 0]);
+    assert_eq!(permit.effects_of(3), [Effect::Commit { chain: false }]);
+}

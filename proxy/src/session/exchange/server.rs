@@ -315,10 +315,8 @@ impl Exchange {
     /// A statement has ended well: `at` is its number in a Query, `None` where there is only one.
     fn completed(&mut self, permit: &Permit, at: Option<usize>, body: &[u8], upstream: &mut UpstreamState) {
         self.schema_changed |= changes_schema(permit.command());
-        if at.is_none_or(|at| at + 1 == permit.statements()) {
-            for effect in permit.effects() {
-                self.take_effect(effect, body, upstream);
-            }
+        for effect in permit.effects_of(at.unwrap_or(0)) {
+            self.take_effect(effect, body, upstream);
         }
     }
 

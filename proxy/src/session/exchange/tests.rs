@@ -405,3 +405,14 @@ fn a_cancel_of_ours_says_why() {
     talk.query("SELECT 1").fails(SqlState::QUERY_CANCELED, "canceling statement due to user request").ready(Idle);
     assert_eq!(talk.heard(), "E(canceling statement due to user request) ZI");
 }
+
+#[test]
+fn each_statement_of_a_batch_counts_from_its_own_end() {
+    let mut talk = Talk::new();
+    talk.query("BEGIN; SET timezone = 'Asia/Tokyo'; COMMIT; SELECT 1/0").done("BEGIN").done("SET").done("COMMIT");
+    talk.fails(SqlState::SYNTAX_ERROR, "division by zero").ready(Idle);
+    assert_eq!(talk.upstream.as_ref().unwrap().settings["timezone"], "Asia/Tokyo");
+    talk.query("SET timezone = 'UTC'; SELECT 1/0").done("SET");
+    talk.fails(SqlState::SYNTAX_ERROR, "division by zero").ready(Idle);
+    assert_eq!(talk.upstream.as_ref().unwrap().settings["timezone"], "Asia/Tokyo");
+}
