@@ -37,7 +37,7 @@ async def refusal_in_a_transaction(conn):
             await conn.execute(FOREIGN_WRITE)
         raise AssertionError("not refused")
     except asyncpg.InsufficientPrivilegeError as error:
-        assert str(error) == FOREIGN_WRITE_MESSAGE, str(error)
+        assert error.message == FOREIGN_WRITE_MESSAGE, error.message
         assert error.hint and error.detail
     assert await conn.fetchval("SELECT count(*) FROM storage.asyncpg WHERE id = 1000") == 0
 

@@ -175,7 +175,7 @@ async fn a_client_that_vanishes_ends_its_transaction_at_once() {
             pipeline.query(begin);
             wire.send(&pipeline.bytes).await.unwrap();
             if begin.starts_with("COPY") {
-                assert_eq!(wire.next().await.unwrap().tag, b'G');
+                while wire.next().await.unwrap().tag != b'G' {}
             }
         }
         drop(wire);

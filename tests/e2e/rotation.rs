@@ -43,8 +43,8 @@ async fn fifty_clients_notice_nothing_during_the_grace() {
         |credentials: &Credentials| tokio::spawn(reconnect(credentials.clone(), Arc::clone(&stop), Arc::clone(&done)));
     let mut clients: Vec<_> = (0..25).map(|_| start(&old)).collect();
     until("the old password in use", async || (done.load(Ordering::Relaxed) >= 25).then_some(())).await;
-    let (new, body) = workspace.rotate("customer_db", GRACE_SECONDS, false).await;
     let rotated = std::time::Instant::now();
+    let (new, body) = workspace.rotate("customer_db", GRACE_SECONDS, false).await;
     assert_eq!(new.username, old.username);
     assert!(body["previous_valid_until"].is_string(), "{body}");
     clients.extend((0..25).map(|_| start(&new)));
