@@ -112,8 +112,8 @@ DECLARE
 BEGIN
     IF {exempted} THEN RETURN; END IF;
     FOR object IN SELECT * FROM pg_event_trigger_dropped_objects() LOOP
-        IF object.schema_name IS NULL AND object.object_type NOT IN ('default value', 'table constraint', 'trigger', 'rule')
-           OR object.schema_name <> ALL ({schemas}) AND object.schema_name <> 'pg_toast' THEN
+        -- What lives in no schema belongs to something that does, or to others, who alone can drop it.
+        IF object.schema_name <> ALL ({schemas}) AND object.schema_name <> 'pg_toast' THEN
             RAISE insufficient_privilege USING
                 MESSAGE = 'permission denied: ' || concat_ws(' ', 'DROP of', object.object_type, object.object_identity);
         END IF;

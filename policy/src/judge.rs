@@ -72,7 +72,7 @@ fn bounded(text: &[u8]) -> Result<(&str, Measure), Box<Denial>> {
     if let Some(at) = text.find('\0') {
         return Err(refuse::zero_byte(text, at));
     }
-    let measure = scan::measure(text).map_err(|too_deep| refuse::too_deep(text, too_deep))?;
+    let measure = scan::measure(text).map_err(|too_much| refuse::too_much(text, too_much))?;
     Ok((text, measure))
 }
 

@@ -10,6 +10,14 @@
 /// The deepest tree that is parsed. PostgreSQL itself gives up between 2,000 and 5,000 with its default `max_stack_depth`.
 pub(crate) const DEPTH_MAX: usize = 2_000;
 
+/// The most memory that a tree may take by our estimate, in kB: names become far bigger nodes than literals do.
+pub(crate) const TREE_KB_MAX: usize = 512 * 1024;
+
+/// What a token adds to that estimate, in kB, measured on texts of one kind of token.
+const NAME_KB: usize = 4;
+const LITERAL_KB: usize = 2;
+const PUNCTUATION_KB: usize = 1;
+
 /// How deep `/*` may be nested: the parser's lexer takes quadratic time over nested comments and cannot be interrupted.
 pub(crate) const COMMENT_DEPTH_MAX: usize = 16;
 
@@ -27,23 +35,35 @@ pub(crate) struct Measure {
 
 /// Why a text is not parsed at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TooDeep {
+pub(crate) enum TooMuch {
     /// Deeper than [`DEPTH_MAX`]; the byte offset at which that was certain.
     Tree(usize),
+    /// The tree would take more than [`TREE_KB_MAX`]; the byte offset at which that was certain.
+    Size(usize),
     /// Comments nested deeper than [`COMMENT_DEPTH_MAX`]; the byte offset of the innermost.
     Comment(usize),
 }
 
 /// Measures `text`.
-pub(crate) fn measure(text: &str) -> Result<Measure, TooDeep> {
+pub(crate) fn measure(text: &str) -> Result<Measure, TooMuch> {
     let mut lexer = Lexer::new(text);
     let mut depth = Depth::new();
+    let mut tree_kb = 0;
     while let Some(token) = lexer.next()? {
-        depth.token(&token, text.as_bytes()).map_err(|()| TooDeep::Tree(token.start))?;
+        tree_kb += match token.lexeme {
+            Lexeme::Word | Lexeme::QuotedName => NAME_KB,
+            Lexeme::Literal => LITERAL_KB,
+            Lexeme::Operator(_) | Lexeme::Punctuation(b'(' | b'[' | b';') => PUNCTUATION_KB,
+            Lexeme::Punctuation(_) => 0,
+        };
+        if tree_kb > TREE_KB_MAX {
+            return Err(TooMuch::Size(token.start));
+        }
+        depth.token(&token, text.as_bytes()).map_err(|()| TooMuch::Tree(token.start))?;
     }
     let depth = depth.finish();
     if depth > DEPTH_MAX {
-        return Err(TooDeep::Tree(text.len()));
+        return Err(TooMuch::Tree(text.len()));
     }
     Ok(Measure { depth, long_name: lexer.long_name })
 }
@@ -52,8 +72,10 @@ pub(crate) fn measure(text: &str) -> Result<Measure, TooDeep> {
 pub(crate) enum Lexeme {
     /// An unquoted identifier or keyword.
     Word,
-    /// A quoted identifier, a string, a number or a parameter.
-    Other,
+    /// A quoted identifier.
+    QuotedName,
+    /// A string, a number or a parameter.
+    Literal,
     /// A run of operator characters that is so many tokens.
     Operator(usize),
     /// One of `( ) [ ] , ; .` or `:`, or `::` as two colons.
@@ -84,7 +106,7 @@ impl<'t> Lexer<'t> {
     }
 
     /// The next token; `None` at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<Token>, TooDeep> {
+    pub(crate) fn next(&mut self) -> Result<Option<Token>, TooMuch> {
         self.skip_space()?;
         let start = self.at;
         let Some(&first) = self.bytes.get(start) else { return Ok(None) };
@@ -119,7 +141,7 @@ impl<'t> Lexer<'t> {
         Ok(Some(Token { lexeme, start, end: self.at }))
     }
 
-    fn skip_space(&mut self) -> Result<(), TooDeep> {
+    fn skip_space(&mut self) -> Result<(), TooMuch> {
         loop {
             match (self.peek(0), self.peek(1)) {
                 (b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, _) => self.at += 1,
@@ -133,14 +155,14 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    fn comment(&mut self) -> Result<(), TooDeep> {
+    fn comment(&mut self) -> Result<(), TooMuch> {
         let mut depth = 0usize;
         while self.at < self.bytes.len() {
             match (self.peek(0), self.peek(1)) {
                 (b'/', b'*') => {
                     depth += 1;
                     if depth > COMMENT_DEPTH_MAX {
-                        return Err(TooDeep::Comment(self.at));
+                        return Err(TooMuch::Comment(self.at));
                     }
                     self.at += 2;
                 }
@@ -173,14 +195,14 @@ impl<'t> Lexer<'t> {
                     self.at += 1;
                     match self.continuation() {
                         Some(next) => self.at = next,
-                        None => return Lexeme::Other,
+                        None => return Lexeme::Literal,
                     }
                 }
                 _ => self.at += 1,
             }
         }
         self.at = self.bytes.len();
-        Lexeme::Other
+        Lexeme::Literal
     }
 
     /// Where the string goes on, if only white space with a line break stands before another quote.
@@ -203,7 +225,7 @@ impl<'t> Lexer<'t> {
         }
         self.long_name |= self.at.saturating_sub(start) > NAME_BYTES_MAX;
         self.at = (self.at + 1).min(self.bytes.len());
-        Lexeme::Other
+        Lexeme::QuotedName
     }
 
     /// `$1`, `$$…$$` or `$tag$…$tag$`.
@@ -218,13 +240,13 @@ impl<'t> Lexer<'t> {
             let body = self.at + delimiter.len();
             let length = find(&self.bytes[body..], delimiter).unwrap_or(self.bytes.len() - body);
             self.at = (body + length + delimiter.len()).min(self.bytes.len());
-            return Lexeme::Other;
+            return Lexeme::Literal;
         }
         self.at += 1;
         while self.peek(0).is_ascii_digit() {
             self.at += 1;
         }
-        Lexeme::Other
+        Lexeme::Literal
     }
 
     fn number(&mut self) -> Lexeme {
@@ -233,7 +255,7 @@ impl<'t> Lexer<'t> {
             match self.peek(0) {
                 b'.' if dots == 0 && self.peek(1) != b'.' => dots += 1,
                 byte if byte.is_ascii_alphanumeric() || byte == b'_' => {}
-                _ => return Lexeme::Other,
+                _ => return Lexeme::Literal,
             }
             self.at += 1;
         }
@@ -343,7 +365,7 @@ impl Depth {
     fn token(&mut self, token: &Token, text: &[u8]) -> Result<(), ()> {
         let name = std::mem::take(&mut self.name_follows);
         match token.lexeme {
-            Lexeme::Other => {}
+            Lexeme::Literal | Lexeme::QuotedName => {}
             Lexeme::Operator(count) => self.chain(count),
             Lexeme::Word if name => {}
             Lexeme::Word => self.word(&text[token.start..token.end]),

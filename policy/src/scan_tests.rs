@@ -51,7 +51,7 @@ fn every_way_to_nest_or_chain_is_counted() {
         let found = depth(&text);
         assert!(found >= 500, "{name}: {found}");
         let text = format!("{head}{}{tail}", unit.repeat(2_100));
-        assert!(matches!(measure(&text), Err(TooDeep::Tree(_))), "{name}");
+        assert!(matches!(measure(&text), Err(TooMuch::Tree(_))), "{name}");
     }
 }
 
@@ -80,7 +80,7 @@ fn nothing_inside_literals_counts() {
 fn nested_comments_are_bounded() {
     let nested = |depth: usize| format!("SELECT 1 {}{}", "/*".repeat(depth), "*/".repeat(depth));
     assert!(measure(&nested(16)).is_ok());
-    assert_eq!(measure(&nested(17)), Err(TooDeep::Comment(9 + 32)));
+    assert_eq!(measure(&nested(17)), Err(TooMuch::Comment(9 + 32)));
 }
 
 #[test]
@@ -89,4 +89,12 @@ fn long_names_are_noticed() {
     for (name, long) in rows {
         assert_eq!(measure(&format!("SELECT 1 AS {name}")).unwrap().long_name, long, "{name}");
     }
+}
+
+#[test]
+fn trees_that_would_take_too_much_memory_are_not_made() {
+    let names = format!("SELECT {}a", "a,".repeat(200_000));
+    assert!(matches!(measure(&names), Err(TooMuch::Size(_))));
+    let numbers = format!("SELECT 1 WHERE 1 IN ({}123)", "123,".repeat(250_000));
+    assert!(measure(&numbers).is_ok());
 }

@@ -5,7 +5,7 @@ use pg_query::protobuf as pb;
 
 use crate::classify::{Access, Facts, Location, Name, Refusal};
 use crate::document::{DefineObject, RolePolicy};
-use crate::scan::{COMMENT_DEPTH_MAX, DEPTH_MAX, NAME_BYTES_MAX, TooDeep};
+use crate::scan::{COMMENT_DEPTH_MAX, DEPTH_MAX, NAME_BYTES_MAX, TooMuch};
 use crate::verdict::{Denial, Kind, Surface};
 use crate::{RESERVED_PREFIX, SQL_BYTES_MAX};
 
@@ -57,16 +57,26 @@ pub(super) fn zero_byte(text: &str, at: usize) -> Box<Denial> {
     denial
 }
 
-pub(super) fn too_deep(text: &str, too_deep: TooDeep) -> Box<Denial> {
-    let (rule, message, why, hint, at) = match too_deep {
-        TooDeep::Tree(at) => (
+pub(super) fn too_much(text: &str, too_much: TooMuch) -> Box<Denial> {
+    let (sqlstate, rule, message, why, hint, at) = match too_much {
+        TooMuch::Size(at) => (
+            "54000",
+            "text.too_large",
+            "statement is too complex",
+            "it consists of too many names and values".to_owned(),
+            "Send fewer rows per statement, bind parameters, or use COPY … FROM STDIN.",
+            at,
+        ),
+        TooMuch::Tree(at) => (
+            "54001",
             "text.too_deep",
             "statement is too complex",
             format!("expressions may be nested or chained at most {DEPTH_MAX} deep"),
             "Use lists, VALUES, ANY(array) or several statements instead of long chains of operators.",
             at,
         ),
-        TooDeep::Comment(at) => (
+        TooMuch::Comment(at) => (
+            "54001",
             "text.comment_depth",
             "comments are nested too deeply",
             format!("comments may be nested at most {COMMENT_DEPTH_MAX} deep"),
@@ -74,7 +84,7 @@ pub(super) fn too_deep(text: &str, too_deep: TooDeep) -> Box<Denial> {
             at,
         ),
     };
-    let mut denial = denial("54001", rule, message.to_owned(), &why, hint);
+    let mut denial = denial(sqlstate, rule, message.to_owned(), &why, hint);
     denial.position = i32::try_from(at).ok().and_then(|at| position(text, at));
     denial
 }
