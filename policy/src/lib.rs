@@ -17,7 +17,7 @@ mod settings;
 mod verdict;
 
 pub use document::{DocumentError, DocumentErrors, Policy, Pooling, RolePolicy};
-pub use judge::{judge, needs_big_stack};
+pub use judge::{STACK_BYTES, judge, needs_big_stack};
 pub use settings::judge_setting;
 pub use verdict::{Denial, Effect, Kind, Permit, PinReason, Surface, TaintReason, Target, Verdict};
 

@@ -7,7 +7,8 @@
 //! *accepts* is at most as deep as measured; where it deviates it measures more. It must not allocate by what a text says,
 //! and it decides nothing about what a text means.
 
-/// The deepest tree that is parsed. PostgreSQL itself gives up between 2,000 and 5,000 with its default `max_stack_depth`.
+/// The deepest tree that is parsed, in nodes from the root to a leaf, where a bracket counts for the two nodes that it can
+/// add and a subquery for its three. PostgreSQL itself gives up between 2,000 and 5,000 with its default `max_stack_depth`.
 pub(crate) const DEPTH_MAX: usize = 2_000;
 
 /// The most memory that a tree may take by our estimate, in kB: names become far bigger nodes than literals do.
@@ -316,11 +317,19 @@ enum Opener {
     Case,
 }
 
-/// One level of brackets or CASE. Its depth is 1 + joins + set operations + the deepest of its elements; an element's depth
-/// is its chain of operators plus the deepest level in it.
+/// What a level of brackets adds: a call's argument, a list, `JSON_OBJECT(key: …)`, …
+const BRACKET: usize = 2;
+/// What a subquery adds: the sublink, the SELECT and its target.
+const SUBQUERY: usize = 3;
+
+/// One level of brackets or CASE. Its depth is its own weight + joins + set operations + the deepest of its elements; an
+/// element's depth is its chain of operators plus the deepest level in it.
 #[derive(Clone, Copy)]
 struct Level {
     opener: Opener,
+    weight: usize,
+    /// Nothing has followed the opening bracket yet.
+    fresh: bool,
     /// Chaining tokens of the current element.
     chain: usize,
     /// The deepest level inside the current element.
@@ -335,7 +344,17 @@ struct Level {
 
 impl Level {
     const fn new(opener: Opener) -> Self {
-        Self { opener, chain: 0, below: 0, deepest: 0, joins: 0, set_operations: 0, between: 0 }
+        Self {
+            opener,
+            weight: BRACKET,
+            fresh: true,
+            chain: 0,
+            below: 0,
+            deepest: 0,
+            joins: 0,
+            set_operations: 0,
+            between: 0,
+        }
     }
 
     fn end_element(&mut self) {
@@ -345,7 +364,7 @@ impl Level {
     }
 
     fn depth(&self) -> usize {
-        1 + self.joins + self.set_operations + self.deepest.max(self.chain + self.below)
+        self.weight + self.joins + self.set_operations + self.deepest.max(self.chain + self.below)
     }
 }
 
@@ -364,11 +383,12 @@ impl Depth {
 
     fn token(&mut self, token: &Token, text: &[u8]) -> Result<(), ()> {
         let name = std::mem::take(&mut self.name_follows);
+        let fresh = self.top().is_some_and(|top| std::mem::take(&mut top.fresh));
         match token.lexeme {
             Lexeme::Literal | Lexeme::QuotedName => {}
             Lexeme::Operator(count) => self.chain(count),
             Lexeme::Word if name => {}
-            Lexeme::Word => self.word(&text[token.start..token.end]),
+            Lexeme::Word => self.word(&text[token.start..token.end], fresh),
             Lexeme::Punctuation(b'(') => self.open(Opener::Bracket),
             Lexeme::Punctuation(b'[') => {
                 self.chain(1);
@@ -380,7 +400,7 @@ impl Depth {
             Lexeme::Punctuation(b'.') => self.name_follows = true,
             Lexeme::Punctuation(_) => {}
         }
-        if self.levels.len() > DEPTH_MAX { Err(()) } else { Ok(()) }
+        if self.levels.len() > DEPTH_MAX / BRACKET { Err(()) } else { Ok(()) }
     }
 
     fn top(&mut self) -> Option<&mut Level> {
@@ -436,7 +456,7 @@ impl Depth {
         }
     }
 
-    fn word(&mut self, word: &[u8]) {
+    fn word(&mut self, word: &[u8], fresh: bool) {
         // No word of interest is shorter than 2 or longer than 9 bytes.
         let mut lower = [0u8; 9];
         if !(2..=9).contains(&word.len()) {
@@ -448,6 +468,11 @@ impl Depth {
         match &lower[..word.len()] {
             b"as" => self.name_follows = true,
             b"case" => self.open(Opener::Case),
+            b"select" | b"with" | b"values" | b"table" if fresh => {
+                if let Some(top) = self.top() {
+                    top.weight = SUBQUERY;
+                }
+            }
             b"end" if self.levels.last().is_some_and(|top| top.opener == Opener::Case) => self.close(),
             b"when" | b"then" | b"else" | b"or" => self.end_element(),
             b"and" => match self.top() {

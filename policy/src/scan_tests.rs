@@ -57,8 +57,8 @@ fn every_way_to_nest_or_chain_is_counted() {
 
 #[test]
 fn a_deep_level_under_a_long_chain_adds_up() {
-    let text = format!("SELECT {}1{}{}", "(".repeat(900), ")".repeat(900), "+1".repeat(900));
-    assert!(depth(&text) >= 1_800);
+    let text = format!("SELECT {}1{}{}", "(".repeat(400), ")".repeat(400), "+1".repeat(900));
+    assert!(depth(&text) >= 1_700);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_policy::{Policy, Surface, Target, Verdict};
 
-/// Judges on the stack that the proxy's workers have; the rule that refused, or `allow`.
+/// Judges on the stack that the judge asks for; the rule that refused, or `allow`.
 fn judge(text: Vec<u8>) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../provisioner/profiles/storage/policy.toml");
     let policy = Policy::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -17,7 +17,8 @@ fn judge(text: Vec<u8>) -> String {
         Verdict::Deny(denial) => format!("{} {}", denial.sqlstate, denial.rule),
     };
     let started = Instant::now();
-    let outcome = std::thread::Builder::new().stack_size(64 << 20).spawn(judge).unwrap().join().unwrap();
+    let outcome =
+        std::thread::Builder::new().stack_size(portcullis_policy::STACK_BYTES).spawn(judge).unwrap().join().unwrap();
     assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
     outcome
 }
@@ -69,6 +70,32 @@ fn deep_texts_are_refused_and_never_overflow_a_stack() {
             let outcome = judge(text);
             assert_ne!(outcome, "allow", "{name} at {depth}");
         }
+    }
+}
+
+/// The deepest text of each kind that is still parsed: it must fit the stack.
+#[test]
+fn the_deepest_texts_that_are_parsed_fit_the_stack() {
+    for (open, core, close) in [
+        ("", "1", "+1"),
+        ("NOT ", "true", ""),
+        ("CASE WHEN ", "1", " THEN 1 END"),
+        ("abs(", "1", ")"),
+        ("(SELECT ", "1", ")"),
+        ("1 FROM f((SELECT ", "1", "))"),
+        ("sum(1) OVER (ORDER BY ", "1", ")"),
+        ("json_object(1: json_array(", "1", "))"),
+        ("a[", "1", "]"),
+        ("", "1 FROM t", " JOIN t ON true"),
+        ("", "1", " UNION SELECT 1"),
+    ] {
+        let too_deep = |depth: usize| judge(nested(open, core, close, depth)).contains("text.too_deep");
+        let (mut passes, mut fails) = (1, 3_000);
+        while fails - passes > 1 {
+            let middle = usize::midpoint(passes, fails);
+            if too_deep(middle) { fails = middle } else { passes = middle }
+        }
+        assert!((300..2_001).contains(&passes), "{open}{core}{close}: {passes}");
     }
 }
 
