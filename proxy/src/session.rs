@@ -164,7 +164,7 @@ async fn greet(
         reply::negotiate_protocol_version(&mut out, minor, &message.protocol_options);
         stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
     }
-    if gate.reader.age() > Duration::from_millis(gate.config.catalog.snapshot_age_max_ms) {
+    if !gate.reader.ready() || gate.reader.age() > Duration::from_millis(gate.config.catalog.snapshot_age_max_ms) {
         return Err(SessionEnd::CatalogAway);
     }
     let identity = auth::authenticate(stream, received, message.user(), binding, gate).await?;

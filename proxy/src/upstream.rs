@@ -213,7 +213,6 @@ impl Upstream {
             ("database", to.database.as_str()),
             ("role", to.backend.role.as_str()),
             ("client_encoding", "UTF8"),
-            ("application_name", "portcullis"),
         ];
         parameters.extend(to.search_path.as_deref().map(|path| ("search_path", path)));
         encode::startup(&mut this.outgoing.buffer, 0, &parameters)?;

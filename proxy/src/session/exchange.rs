@@ -123,6 +123,8 @@ pub(super) struct CopyIn {
 pub struct ExchangeLimits {
     /// Protocol-level prepared statements that a session may hold.
     pub prepared_statements_max: usize,
+    /// The policy gives each session a connection of its own.
+    pub session_pooling: bool,
 }
 
 /// What the conversation needs to know of the moment: who judges, and how old the schema is.
@@ -190,12 +192,17 @@ impl Exchange {
 
     /// Whether a connection in this status may go to another session.
     pub fn may_release(&self, status: TransactionStatus) -> bool {
-        self.is_quiet() && self.pin.is_none() && status == TransactionStatus::Idle && self.copy_in.is_none()
+        self.is_quiet() && !self.is_pinned() && status == TransactionStatus::Idle && self.copy_in.is_none()
     }
 
     /// Why the session stays on its connection, if it does.
     pub fn pin(&self) -> Option<&'static str> {
-        self.pin
+        self.pin.or(self.limits.session_pooling.then_some("policy"))
+    }
+
+    /// Whether the session stays on its connection.
+    pub fn is_pinned(&self) -> bool {
+        self.pin().is_some()
     }
 
     /// Whether the server is working for this session, and since when on the statement at hand.

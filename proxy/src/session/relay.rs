@@ -83,7 +83,10 @@ struct Client {
 impl Relay {
     pub(super) fn new(gate: Arc<Gate>, stream: ClientStream, received: BytesMut, greeted: Greeted) -> Self {
         let Greeted { identity, route, startup, reported, cancel, registration } = greeted;
-        let limits = ExchangeLimits { prepared_statements_max: gate.config.limits.prepared_statements_max };
+        let limits = ExchangeLimits {
+            prepared_statements_max: gate.config.limits.prepared_statements_max,
+            session_pooling: route.role.session_pooling(),
+        };
         let now = Instant::now();
         let timer_at = now + Duration::from_secs(3600);
         Self {
@@ -138,7 +141,7 @@ impl Relay {
     /// The session is over: its connection goes back if nothing runs on it, and is cancelled and closed otherwise.
     fn let_go(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
-        lease.tainted |= self.exchange.take_taint() | self.exchange.pin().is_some();
+        lease.tainted |= self.exchange.take_taint() | self.exchange.is_pinned();
         let whole = self.client_piece == 0 && self.server_piece == 0 && lease.outgoing.is_empty();
         if self.exchange.is_quiet() && whole && !self.server_is_leaving {
             lease.release(self.cancel.slot());
@@ -478,7 +481,7 @@ impl Relay {
                 if let Some(target) = lease.cancel_target() {
                     self.cancel.slot().attach(target);
                 }
-                self.exchange.report_parameters(&lease, &mut self.client.outgoing);
+                self.exchange.meet(&lease, &mut self.client.outgoing);
                 self.lease = Some(lease);
             }
             Err(error) => {
@@ -627,8 +630,7 @@ impl Relay {
                 && lease.incoming.is_empty()
                 && !self.server_is_leaving;
             let next_waits = self.message.is_some() || self.judging.is_some();
-            let released_by_answer = self.exchange.pin().is_none();
-            if whole && !next_waits && released_by_answer && self.exchange.may_release(lease.status) {
+            if whole && !next_waits && self.exchange.may_release(lease.status) {
                 if let Some(mut lease) = self.lease.take() {
                     lease.tainted |= self.exchange.take_taint();
                     lease.release(self.cancel.slot());

@@ -157,8 +157,15 @@ impl Exchange {
         Ok(Handled::Forward)
     }
 
+    /// The session has got this connection. What its settings report is told now, or once they have been moved.
+    pub fn meet(&mut self, upstream: &UpstreamState, out: &mut BytesMut) {
+        if upstream.settings == *self.settings.desired() {
+            self.report_parameters(upstream, out);
+        }
+    }
+
     /// Tells the client where this connection's reported settings differ from what it was told last.
-    pub fn report_parameters(&mut self, upstream: &UpstreamState, out: &mut BytesMut) {
+    fn report_parameters(&mut self, upstream: &UpstreamState, out: &mut BytesMut) {
         for (name, value) in &upstream.parameters {
             if !hidden_parameter(name) && self.reported.get(name) != Some(value) {
                 reply::parameter_status(out, name, value);

@@ -30,7 +30,7 @@ impl Talk {
 
     fn with(upstream: UpstreamState) -> Self {
         let role = Policy::parse(STORAGE).unwrap().kind("customer_db").unwrap().clone();
-        let limits = ExchangeLimits { prepared_statements_max: 3 };
+        let limits = ExchangeLimits { prepared_statements_max: 3, session_pooling: false };
         let exchange = Exchange::new(limits, Values::new(), BTreeMap::new());
         Self { exchange, upstream: Some(upstream), role, to_client: BytesMut::new() }
     }
@@ -415,4 +415,19 @@ fn each_statement_of_a_batch_counts_from_its_own_end() {
     talk.query("SET timezone = 'UTC'; SELECT 1/0").done("SET");
     talk.fails(SqlState::SYNTAX_ERROR, "division by zero").ready(Idle);
     assert_eq!(talk.upstream.as_ref().unwrap().settings["timezone"], "Asia/Tokyo");
+}
+
+#[test]
+fn a_connection_s_other_settings_are_not_told_before_they_are_moved() {
+    let mut talk = Talk::new();
+    talk.query("SET timezone = 'Asia/Tokyo'").done("SET").ready(Idle).heard();
+    let mut upstream = UpstreamState::default();
+    upstream.parameters.insert("TimeZone".into(), "UTC".into());
+    upstream.parameters.insert("session_authorization".into(), "ws_1_a".into());
+    talk.exchange.meet(&upstream, &mut talk.to_client);
+    assert_eq!(talk.heard(), "");
+    upstream.settings.insert("timezone".into(), "Asia/Tokyo".into());
+    upstream.parameters.insert("TimeZone".into(), "Asia/Tokyo".into());
+    talk.exchange.meet(&upstream, &mut talk.to_client);
+    assert_eq!(talk.heard(), "S(TimeZone=Asia/Tokyo)", "and never the proxy's own login");
 }
