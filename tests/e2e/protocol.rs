@@ -133,6 +133,13 @@ async fn startup_parameters_are_the_sessions_defaults() {
         wire.query(&format!("RESET {setting}")).await;
         assert_eq!(shown(wire.query(&format!("SHOW {setting}")).await), wanted, "after RESET {setting}");
     }
+    let mut bare = Wire::login(&credentials).await;
+    let reported = bare.parameters.clone();
+    let value = |name: &str| reported.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap();
+    for name in ["application_name", "client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "server_version"] {
+        assert_eq!(shown(bare.query(&format!("SHOW {name}")).await), value(name), "as reported at the start");
+    }
+    assert_eq!(bare.parameters, reported, "no report without a change");
     for name in ["server_version", "client_encoding", "standard_conforming_strings", "integer_datetimes"] {
         assert!(wire.parameters.iter().any(|(key, _)| key == name), "no ParameterStatus for {name}");
     }
