@@ -18,9 +18,8 @@ use rules::Rules;
 
 /// The stack that [`judge`] needs for the worst text within the bounds, in bytes.
 ///
-/// Measured: the decoder of the parser's tree takes up to 17 kB per node of depth in an optimised build and 46 kB in a debug
-/// build, far more than the parser, our walk or the tree's release; a text within [`scan::DEPTH_MAX`] reaches some 2,200
-/// nodes. Only what is touched costs memory.
+/// Measured over every way to nest and chain at the bounds: at most 20 MB in an optimised build and 100 MB in a debug build,
+/// nearly all of it in the decoder of the parser's tree. Only what is touched costs memory.
 pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 192 << 20 } else { 64 << 20 };
 
 /// Texts up to this length and depth are judged within 2 MB of stack and some milliseconds.

@@ -20,10 +20,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// SQL is parsed on the workers, in place; the parser recurses with the text's depth, which the policy bounds at 2,000
-/// levels. Only touched pages cost memory.
-const STACK_BYTES: usize = 64 * 1024 * 1024;
-
 /// What is left of the process may take this long after the drain.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
@@ -91,7 +87,7 @@ fn start(args: &Args) -> Result<(), StartError> {
     let tls = Arc::new(Tls::load(&config.tls)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("proxy")
-        .thread_stack_size(STACK_BYTES)
+        .thread_stack_size(portcullis_policy::STACK_BYTES)
         .enable_all()
         .build()
         .map_err(StartError::Process)?;
