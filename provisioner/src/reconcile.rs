@@ -83,6 +83,8 @@ pub struct Outcome {
     pub created: bool,
     /// What had to be put right in a database that had been finished before.
     pub repaired: Vec<String>,
+    /// What was altered by hand and is left as it is, because putting it right would take something away.
+    pub unrepaired: Vec<String>,
     /// The database is gone and was not restored.
     pub missing: bool,
     /// `full`, or `partial` where the provisioner is no superuser.
@@ -125,6 +127,10 @@ async fn run(
         let steps = plan::plan(&intent, &observed);
         if steps.is_empty() {
             outcome.walls = observed.inside.as_ref().map_or("partial", Inside::walls);
+            if let (Some(record), Some(inside)) = (&observed.record, &observed.inside) {
+                outcome.unrepaired = record.still_unrepaired(inside);
+            }
+            outcome.repaired.retain(|name| !outcome.unrepaired.contains(name));
             finish(provisioner, &workspace, &outcome).await?;
             return Ok(outcome);
         }
@@ -142,7 +148,8 @@ async fn run(
         }
         match apply::apply(server, &maintenance, &intent, &steps).await {
             Ok(Some(inside)) => {
-                let record = Record { intent: intent.digest(), major: observed.cluster.major, objects: inside.objects };
+                let (major, before) = (observed.cluster.major, observed.record.as_ref());
+                let record = Record::laid_out(intent.digest(), major, inside.objects, before);
                 remember(provisioner, &workspace, &record).await?;
             }
             Ok(None) => {}
@@ -243,18 +250,22 @@ async fn remember(provisioner: &Provisioner, workspace: &Workspace, record: &Rec
 
 async fn finish(provisioner: &Provisioner, workspace: &Workspace, outcome: &Outcome) -> Result<(), ReconcileError> {
     let version = provisioner.profile(workspace)?.schema_version();
-    let plane = &workspace.plane;
+    let error = (!outcome.unrepaired.is_empty()).then(|| {
+        format!("altered by hand, and left so because a repair would lose data: {}", outcome.unrepaired.join(", "))
+    });
+    // Read anew: a repair has set the status on its way.
+    let now = provisioner.store.workspace(workspace.id.as_str()).await?;
+    let plane = &now.ok_or(CatalogError::NotFound { what: "the workspace" })?.plane;
     let same = plane.status == PlaneStatus::Active
-        && plane.last_error.is_none()
-        && plane.schema_version.as_deref() == Some(version)
-        && outcome.repaired.is_empty();
+        && plane.last_error == error
+        && plane.schema_version.as_deref() == Some(version);
     if same {
         return Ok(());
     }
     if outcome.walls == "partial" {
         warn!(workspace = %workspace.id, "the server's own wall stands only in part: the provisioner is no superuser");
     }
-    set_plane(provisioner, workspace, PlaneStatus::Active, Some(version), None).await
+    set_plane(provisioner, workspace, PlaneStatus::Active, Some(version), error.as_deref()).await
 }
 
 async fn report_missing(provisioner: &Provisioner, workspace: &Workspace) -> Result<(), ReconcileError> {

@@ -87,9 +87,11 @@ pub async fn provision(
     let mut body = status_body(&provisioner, &workspace)?;
     body["created"] = json!(outcome.created);
     body["walls"] = json!(outcome.walls);
-    let Outcome { created, repaired, .. } = outcome;
-    if !repaired.is_empty() {
-        body["repaired"] = json!(repaired);
+    let Outcome { created, repaired, unrepaired, .. } = outcome;
+    for (member, names) in [("repaired", repaired), ("unrepaired", unrepaired)] {
+        if !names.is_empty() {
+            body[member] = json!(names);
+        }
     }
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(body)).into_response())

@@ -34,13 +34,15 @@ WITH schemas AS (
       FROM managed m
     UNION ALL
     SELECT 'grants on ' || word || ' ' || name,
-           concat_ws(E'\n', (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(relacl) a),
+           concat_ws(E'\n', (SELECT string_agg(a::text, ',' ORDER BY a::text)
+                                FROM unnest(coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner))) a),
                (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
                  WHERE attrelid = m.oid AND attacl IS NOT NULL))
       FROM managed m
     UNION ALL
     SELECT 'function ' || format('%I.%I', n.nspname, p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
-           concat_ws(E'\n', pg_get_userbyid(p.proowner), pg_get_functiondef(p.oid), p.proacl::text)
+           concat_ws(E'\n', pg_get_userbyid(p.proowner), pg_get_functiondef(p.oid),
+                     coalesce(p.proacl, acldefault('f', p.proowner))::text)
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
      WHERE (n.nspname = ANY ($1) OR n.nspname = 'portcullis_guard') AND p.prokind IN ('f', 'p')
     UNION ALL
@@ -55,21 +57,26 @@ WITH schemas AS (
               FROM pg_catalog.pg_default_acl WHERE pg_get_userbyid(defaclrole) = ANY ($3))
     UNION ALL
     SELECT 'grants on languages',
-           (SELECT string_agg(lanname || coalesce((SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(lanacl) a), '-'), E'\n'
+           (SELECT string_agg(lanname || (SELECT string_agg(a::text, ',' ORDER BY a::text)
+                                            FROM unnest(coalesce(lanacl, acldefault('l', lanowner))) a), E'\n'
                    ORDER BY lanname) FROM pg_catalog.pg_language)
     UNION ALL
     SELECT 'grants on functions of pg_catalog',
-           (SELECT string_agg(concat_ws(' ', oid::regprocedure, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(proacl) a)),
-                   E'\n' ORDER BY oid)
-              FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proacl IS NOT NULL)
+           (SELECT string_agg(concat_ws(' ', oid::regprocedure, acl), E'\n' ORDER BY oid)
+              FROM (SELECT oid, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(proacl) a) AS acl,
+                           (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(acldefault('f', proowner)) a) AS plain
+                      FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proacl IS NOT NULL) p
+             WHERE acl IS DISTINCT FROM plain)
     UNION ALL
     SELECT 'grants on relations of pg_catalog',
-           (SELECT string_agg(concat_ws(' ', c.oid::regclass, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(c.relacl) a),
-                   (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
-                     WHERE attrelid = c.oid AND attacl IS NOT NULL)), E'\n' ORDER BY c.oid)
-              FROM pg_catalog.pg_class c
-             WHERE c.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-               AND (c.relacl IS NOT NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
-                                                     WHERE attrelid = c.oid AND attacl IS NOT NULL)))
+           (SELECT string_agg(concat_ws(' ', oid::regclass, acl, columns), E'\n' ORDER BY oid)
+              FROM (SELECT oid, (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(relacl) a) AS acl,
+                           (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(acldefault('r', relowner)) a) AS plain,
+                           (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
+                             WHERE attrelid = c.oid AND attacl IS NOT NULL) AS columns
+                      FROM pg_catalog.pg_class c
+                     WHERE relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+                       AND relkind IN ('r', 'v')) c
+             WHERE columns IS NOT NULL OR (acl IS NOT NULL AND acl IS DISTINCT FROM plain))
 )
 SELECT name, left(encode(sha256(convert_to(coalesce(fact, ''), 'UTF8')), 'hex'), 16) FROM facts

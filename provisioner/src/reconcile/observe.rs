@@ -23,6 +23,32 @@ pub struct Record {
     pub major: i32,
     /// What the objects looked like.
     pub objects: Fingerprints,
+    /// What some of them should have looked like: they were altered by hand in a way that laying out does not undo, such
+    /// as a column too many, since undoing it would take data away.
+    #[serde(default)]
+    pub unrepaired: Fingerprints,
+}
+
+impl Record {
+    /// What to remember after `objects` were laid out for this intent on this major version, `before` being what was
+    /// remembered until then.
+    #[must_use]
+    pub fn laid_out(intent: String, major: i32, objects: Fingerprints, before: Option<&Record>) -> Record {
+        let mut unrepaired = Fingerprints::new();
+        if let Some(before) = before.filter(|before| before.intent == intent && before.major == major) {
+            let expected = before.objects.iter().filter(|(name, _)| !before.unrepaired.contains_key(*name));
+            let expected = expected.chain(&before.unrepaired).map(|(name, digest)| (name.clone(), digest.clone()));
+            unrepaired = expected.filter(|(name, digest)| objects.get(name) != Some(digest)).collect();
+        }
+        Record { intent, major, objects, unrepaired }
+    }
+
+    /// Which of the unrepaired objects still are not as they should be.
+    #[must_use]
+    pub fn still_unrepaired(&self, inside: &Inside) -> Vec<String> {
+        let differs = |(name, digest): &(&String, &String)| inside.objects.get(*name) != Some(*digest);
+        self.unrepaired.iter().filter(differs).map(|(name, _)| name.clone()).collect()
+    }
 }
 
 /// Everything that the plan needs to know.

@@ -8,7 +8,9 @@ BEGIN
     FOR statement IN
         SELECT format('ALTER SCHEMA %I OWNER TO %I', nspname, :owner)
           FROM pg_catalog.pg_namespace
-         WHERE nspname = ANY (:managed || :customer) AND nspname <> 'public' AND pg_get_userbyid(nspowner) <> :owner
+         WHERE nspname = ANY (:managed || :customer || '{public}'::text[]) AND pg_get_userbyid(nspowner) <> :owner
+           -- Before PostgreSQL 15, public belongs to the superuser; who is none leaves it so.
+           AND (nspname <> 'public' OR pg_has_role(nspowner, 'MEMBER'))
         UNION ALL
         SELECT format('ALTER %s %I.%I OWNER TO %I',
                       CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
@@ -24,7 +26,8 @@ BEGIN
     END LOOP;
     FOR statement IN
         SELECT format('GRANT ALL ON SCHEMA %I TO %I', nspname, :owner)
-          FROM pg_catalog.pg_namespace WHERE nspname = ANY (:managed || :customer) AND nspname <> 'public'
+          FROM pg_catalog.pg_namespace
+         WHERE nspname = ANY (:managed || :customer || '{public}'::text[]) AND pg_get_userbyid(nspowner) = :owner
         UNION ALL
         SELECT format('GRANT ALL ON TABLE %I.%I TO %I', n.nspname, c.relname, :owner)
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_catalog::Source;
 use tokio_postgres::{Client, NoTls};
 
 /// $1 binaries, $2 directory, $3 port.
@@ -83,7 +82,7 @@ impl Cluster {
 
     pub fn wait_until_it_answers(&self) {
         let give_up = Instant::now() + Duration::from_secs(60);
-        let mut ready = Command::new(binaries().join("pg_isready"));
+        let mut ready = Command::new(client("pg_isready"));
         ready.arg("-q").arg("-h").arg(&self.directory).arg("-p").arg(self.port.to_string());
         while !ready.status().unwrap().success() {
             let log = || fs::read_to_string(self.directory.join("log")).unwrap_or_default();
@@ -106,10 +105,6 @@ impl Cluster {
         format!("host={} port={} user={role} dbname={database}", self.directory.display(), self.port)
     }
 
-    pub fn source(&self, role: &str, database: &str) -> Source {
-        Source::new(self.url(role, database))
-    }
-
     pub async fn client(&self, role: &str, database: &str) -> Client {
         let (client, connection) = tokio_postgres::connect(&self.url(role, database), NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -121,7 +116,7 @@ impl Cluster {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/bootstrap.sql");
-        let mut psql = Command::new(binaries().join("psql"));
+        let mut psql = Command::new(client("psql"));
         psql.args([
             "-X",
             "-q",
@@ -167,6 +162,12 @@ pub fn binaries() -> PathBuf {
     let majors = installed.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
     let newest = majors.max().expect("PostgreSQL's server must be installed");
     PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
+}
+
+/// A client program; where `PGBIN` has the server's programs only, the one on the path.
+fn client(program: &str) -> PathBuf {
+    let beside = binaries().join(program);
+    if beside.exists() { beside } else { program.into() }
 }
 
 fn free_port() -> u16 {

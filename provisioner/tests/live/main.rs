@@ -2,6 +2,8 @@
 //!
 //! Tests are named after the requirements that they show.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod cluster;
 mod credentials;
 mod fixture;

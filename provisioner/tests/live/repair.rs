@@ -106,6 +106,7 @@ async fn d24_what_was_altered_by_hand_is_repaired_and_named() {
             assert!(repaired.contains(&want.as_str()), "{sql}: {want} is not in {repaired:?}");
         }
         assert_eq!(body["plane"]["status"], "active", "{sql}");
+        assert_eq!(body.get("unrepaired"), None, "{sql}");
         let again = sidecar.provision("acme").await.expect(200);
         assert_eq!(again.get("repaired"), None, "{sql}");
     }
@@ -201,4 +202,29 @@ async fn a_crash_after_any_step_is_finished_by_the_next_tick() {
         done += 1;
     }
     assert!(done > 10);
+}
+
+#[tokio::test]
+async fn what_a_repair_would_lose_is_told_and_left() {
+    let sidecar = Sidecar::start().await;
+    let workspace = sidecar.create("acme", "storage").await;
+    let table = json!(["table dl_override.person_overrides"]);
+    by_hand(&sidecar, &workspace, "ALTER TABLE dl_override.person_overrides ADD COLUMN extra int").await;
+    for _ in 0..2 {
+        let body = sidecar.provision("acme").await.expect(200);
+        assert_eq!((&body["unrepaired"], body.get("repaired")), (&table, None), "{body}");
+        assert_eq!(body["plane"]["status"], "active");
+        let error = body["plane"]["last_error"].as_str().unwrap();
+        assert!(error.contains("table dl_override.person_overrides"), "{error}");
+    }
+    // Something else is repaired meanwhile, and the first is not forgotten.
+    by_hand(&sidecar, &workspace, "DROP VIEW dl_resolved.companies").await;
+    let body = sidecar.provision("acme").await.expect(200);
+    assert_eq!((&body["unrepaired"], &body["repaired"]), (&table, &json!(["view dl_resolved.companies"])));
+    by_hand(&sidecar, &workspace, "ALTER TABLE dl_override.person_overrides DROP COLUMN extra").await;
+    // Seen as a change first, then as what it should be.
+    sidecar.provision("acme").await.expect(200);
+    let body = sidecar.provision("acme").await.expect(200);
+    assert_eq!((body.get("unrepaired"), body.get("repaired")), (None, None), "{body}");
+    assert_eq!(body["plane"]["last_error"], Value::Null);
 }
