@@ -37,6 +37,7 @@ async fn a_key_that_cannot_be_handed_over_is_not_minted() {
     assert!(error.to_string().contains("bootstrap.admin_key_file"), "{error}");
     let client = crate::cluster::Cluster::shared().client("postgres", &catalog).await;
     assert_eq!(rows(&client, "SELECT count(*) FROM catalog.api_key").await, ["0"]);
+    std::fs::remove_dir_all(&home).unwrap();
 }
 
 #[tokio::test]
