@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{DataPlane, PoolRow, PoolTotals, SessionRow};
 use crate::cancel::Cancels;
+use crate::long_texts::LongTexts;
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::session::route::Policies;
@@ -39,7 +40,7 @@ pub struct Gate {
     /// Connections that have not logged in yet: `handshakes_max` of them.
     pub handshakes: Semaphore,
     /// Long texts being judged.
-    pub long_texts: Arc<Semaphore>,
+    pub long_texts: LongTexts,
     /// Cancelled when the process begins to drain; sessions end at their next idle point.
     pub draining: CancellationToken,
     /// The catalog.
@@ -73,7 +74,7 @@ impl Gate {
         Ok(Arc::new(Self {
             clients: Arc::new(Semaphore::new(config.listen.clients_max)),
             handshakes: Semaphore::new(config.listen.handshakes_max),
-            long_texts: Arc::new(Semaphore::new(LONG_TEXTS_MAX)),
+            long_texts: LongTexts::new(LONG_TEXTS_MAX),
             draining: CancellationToken::new(),
             pools: Pools::new(config.pool.clone(), key, metrics.clone()),
             cancels: Arc::default(),

@@ -5,6 +5,7 @@ mod cancel;
 pub mod gate;
 pub mod harden;
 pub mod listen;
+mod long_texts;
 pub mod metrics;
 mod pool;
 mod prepared;

@@ -397,10 +397,10 @@ impl Relay {
         }
         let (gate, route, sql) = (self.gate.clone(), self.route.clone(), sql.to_vec());
         self.judging = Some(Box::pin(async move {
-            let permit = gate.long_texts.clone().acquire_owned().await;
+            let turn = gate.long_texts.turn(&route.workspace).await;
             let (name, simple) = (parse.as_ref().map(|(name, _)| name.clone()), parse.is_none());
             let judged = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
+                let _turn = turn;
                 verdict(&gate, &route, surface, &sql, parse)
             });
             judged.await.unwrap_or_else(|_| {
