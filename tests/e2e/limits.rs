@@ -23,7 +23,7 @@ async fn sessions_per_workspace() {
     for _ in 0..3 {
         sessions.push(credentials.connect().await);
     }
-    let error = credentials.try_connect().await.err().expect("one too many");
+    let error = credentials.try_connect().await.expect_err("one too many");
     assert_eq!(sqlstate(&error), "53300", "{}", explain(&error));
     // Another workspace is not concerned, and a place that becomes free is free.
     stack.workspace("storage").await.reveal("customer_db").await.connect().await;

@@ -138,7 +138,7 @@ async fn d16_rotate_changes_the_password_and_not_the_user() {
         assert!(new.username == old.username && new.password != old.password);
         assert!(body["previous_valid_until"].is_null() && body["sessions_terminated"] == 0);
         new.connect().await;
-        assert_eq!(sqlstate(&old.try_connect().await.err().expect("refused")), "28P01");
+        assert_eq!(sqlstate(&old.try_connect().await.expect_err("refused")), "28P01");
     }
 }
 
@@ -170,7 +170,7 @@ async fn d17_the_customer_db_login_is_revealed_and_rotated() {
     assert!(hex.len() == 16 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", old.username);
     let (new, _) = workspace.rotate("customer_db", 0, false).await;
     new.connect().await;
-    assert_eq!(sqlstate(&old.try_connect().await.err().expect("refused")), "28P01");
+    assert_eq!(sqlstate(&old.try_connect().await.expect_err("refused")), "28P01");
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn without_grace_the_first_login_with_the_new_password_succeeds() {
         let (new, body) = workspace.rotate("customer_db", 0, false).await;
         assert!(body["previous_valid_until"].is_null(), "{body}");
         new.connect().await;
-        let error = old.try_connect().await.err().expect("the old password is refused");
+        let error = old.try_connect().await.expect_err("the old password is refused");
         assert_eq!(sqlstate(&error), "28P01", "{}", explain(&error));
         old = new;
     }
@@ -96,7 +96,7 @@ async fn a_second_rotation_during_a_grace_revokes_the_oldest() {
     let first = workspace.reveal("customer_db").await;
     let (second, _) = workspace.rotate("customer_db", 600, false).await;
     let (third, _) = workspace.rotate("customer_db", 600, false).await;
-    assert_eq!(sqlstate(&first.try_connect().await.err().expect("revoked")), "28P01");
+    assert_eq!(sqlstate(&first.try_connect().await.expect_err("revoked")), "28P01");
     second.connect().await;
     third.connect().await;
 }

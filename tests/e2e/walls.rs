@@ -102,7 +102,7 @@ async fn a_workspace_cannot_reach_another_ones_database() {
     let (mine, other) = (mine.reveal("customer_db").await, other.reveal("customer_db").await);
     let mut config = mine.config();
     config.dbname(&other.database);
-    let error = portcullis_tests::customer::connect(&config, &mine.ca_pem).await.err().expect("refused");
+    let error = portcullis_tests::customer::connect(&config, &mine.ca_pem).await.expect_err("refused");
     assert_eq!(sqlstate(&error), "3D000", "{}", explain(&error));
 }
 
