@@ -5,13 +5,10 @@
 //! statement that PostgreSQL refused is a fault to look at. No error carries SQL text, because SQL text carries verifiers.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use portcullis_catalog::UpstreamTls;
+use rustls::ClientConfig;
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -21,20 +18,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a session of ours fixes: no customer's schema can shadow a name in our SQL, and nothing waits for ever.
 const OPTIONS: &str = "-c search_path= -c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=120s \
                        -c client_min_messages=warning -c timezone=UTC -c standard_conforming_strings=on";
-
-/// How the server's certificate is checked.
-#[derive(Clone)]
-pub enum Tls {
-    /// No TLS: a Unix socket, loopback or a private wire.
-    Disable,
-    /// TLS without looking at the certificate (libpq's `require`).
-    Require,
-    /// The chain must end in one of these certificates and the name must match (libpq's `verify-full`).
-    VerifyFull {
-        /// PEM text of the authorities.
-        ca_pem: String,
-    },
-}
 
 /// One server, as the provisioner logs in to it.
 #[derive(Clone)]
@@ -52,7 +35,7 @@ pub struct ServerAccess {
     /// Its password, if the server asks for one.
     pub password: Option<zeroize::Zeroizing<String>>,
     /// TLS towards this server.
-    pub tls: Tls,
+    pub tls: UpstreamTls,
 }
 
 impl fmt::Debug for ServerAccess {
@@ -141,10 +124,10 @@ impl Session {
             config.password(password.as_str());
         }
         config.ssl_mode(match server.tls {
-            Tls::Disable => tokio_postgres::config::SslMode::Disable,
-            Tls::Require | Tls::VerifyFull { .. } => tokio_postgres::config::SslMode::Require,
+            UpstreamTls::Disable => tokio_postgres::config::SslMode::Disable,
+            UpstreamTls::Require | UpstreamTls::VerifyFull { .. } => tokio_postgres::config::SslMode::Require,
         });
-        let tls = MakeRustlsConnect::new(client_config(server)?);
+        let tls = MakeRustlsConnect::new(tls_config(server)?);
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(tls)).await;
         let (client, connection) = match connecting {
             Ok(Ok(pair)) => pair,
@@ -230,62 +213,13 @@ fn innermost(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-fn client_config(server: &ServerAccess) -> Result<ClientConfig, ServerError> {
-    let fail = |reason: String| ServerError::Tls { server: server.id.clone(), reason };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| fail(error.to_string()))?;
-    let Tls::VerifyFull { ca_pem } = &server.tls else {
-        let verifier = Arc::new(AnyCertificate(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+/// The driver wants one also where `sslmode` says that it is not used.
+fn tls_config(server: &ServerAccess) -> Result<ClientConfig, ServerError> {
+    let config = match &server.tls {
+        UpstreamTls::Disable => UpstreamTls::Require.client_config(),
+        tls => tls.client_config(),
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| fail(format!("the authorities' PEM text: {error}")))?;
-        roots.add(certificate).map_err(|error| fail(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(fail("the authorities' PEM text holds no certificate".to_owned()));
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// libpq's `sslmode=require`: encrypted, the peer's name unchecked. Signatures are still verified.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    let unusable = |reason: String| ServerError::Tls { server: server.id.clone(), reason };
+    let config = config.map_err(|error| unusable(innermost(&error)))?;
+    config.map(|config| (*config).clone()).ok_or_else(|| unusable("no parameters".to_owned()))
 }

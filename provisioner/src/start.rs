@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Provisioner;
 use crate::ops::keys;
 use crate::profile::Profiles;
-use crate::server::{ServerAccess, Tls};
+use crate::server::ServerAccess;
 
 /// Why the sidecar did not start.
 #[derive(Debug, thiserror::Error)]
@@ -92,17 +92,17 @@ fn server_of(name: &str, config: &ServerConfig) -> Result<(ServerAccess, Server)
             .map_err(|source| StartError::Io { what: format!("servers.{name}.ca_file {}", path.display()), source })?,
         None => String::new(),
     };
-    let (tls, recorded_tls) = match config.tls {
-        UpstreamTlsMode::Disable => (Tls::Disable, UpstreamTls::Disable),
-        UpstreamTlsMode::Require => (Tls::Require, UpstreamTls::Require),
-        UpstreamTlsMode::VerifyFull => (Tls::VerifyFull { ca_pem: ca_pem.clone() }, UpstreamTls::VerifyFull { ca_pem }),
+    let tls = match config.tls {
+        UpstreamTlsMode::Disable => UpstreamTls::Disable,
+        UpstreamTlsMode::Require => UpstreamTls::Require,
+        UpstreamTlsMode::VerifyFull => UpstreamTls::VerifyFull { ca_pem },
     };
     let id = ServerId::parse(name).ok_or_else(|| StartError::ServerName(name.to_owned()))?;
     let recorded = Server {
         id,
         host: config.proxy_host.clone().unwrap_or_else(|| config.host.clone()),
         port: config.proxy_port.unwrap_or(config.port),
-        tls: recorded_tls,
+        tls: tls.clone(),
     };
     let access = ServerAccess {
         id: name.to_owned(),

@@ -7,13 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use portcullis_catalog::{Server, UpstreamTls};
+use portcullis_catalog::Server;
 use portcullis_wire::frontend::encode;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -42,84 +39,24 @@ impl Address {
             let path = PathBuf::from(&server.host).join(format!(".s.PGSQL.{}", server.port));
             return Ok(Self { place: Place::Unix(path), tls: None });
         }
-        let config = match &server.tls {
-            UpstreamTls::Disable => None,
-            UpstreamTls::Require => Some(unverified()?),
-            UpstreamTls::VerifyFull { ca_pem } => Some(verified(ca_pem)?),
-        };
+        let config = server.tls.client_config().map_err(tls_error)?;
         let tls = match config {
             None => None,
             Some(config) => {
                 let name = ServerName::try_from(server.host.clone()).map_err(|_| {
                     UpstreamError::Tls("the server's host is no name that a certificate can have".into())
                 })?;
-                Some((Arc::new(config), name))
+                Some((config, name))
             }
         };
         Ok(Self { place: Place::Tcp(server.host.clone(), server.port), tls })
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-fn tls_error(error: impl std::fmt::Display) -> UpstreamError {
-    UpstreamError::Tls(error.to_string())
-}
-
-fn verified(ca_pem: &str) -> Result<ClientConfig, UpstreamError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        roots.add(certificate.map_err(tls_error)?).map_err(tls_error)?;
-    }
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    Ok(builder.map_err(tls_error)?.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// `sslmode=require`: encrypted, with no statement about who is at the other end.
-fn unverified() -> Result<ClientConfig, UpstreamError> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let verifier = Arc::new(AnyCertificate(provider()));
-    Ok(builder.map_err(tls_error)?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+fn tls_error(error: impl std::error::Error) -> UpstreamError {
+    // The cause is what tells; the error's own text says only where.
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    UpstreamError::Tls(format!("{error}{cause}"))
 }
 
 /// A connected socket.
