@@ -17,7 +17,7 @@ use crate::document::DefineObject;
 use crate::verdict::{Effect, Kind};
 
 pub(crate) use names::{Name, strings};
-pub(crate) use session::constant;
+pub(crate) use session::{cast_to, constant};
 pub(crate) use statement::classify;
 
 /// A byte offset into the text; negative where the parser gives none.

@@ -27,12 +27,18 @@ pub(crate) fn constant(node: &pb::Node) -> Option<SettingValue> {
         },
         Some(N::ParamRef(parameter)) => u16::try_from(parameter.number).ok().map(SettingValue::Bound),
         // 'x'::text
-        Some(N::TypeCast(cast)) => {
-            let names = cast.type_name.as_ref().and_then(|name| strings(&name.names))?;
-            let plain = matches!(names.as_slice(), [.., "text" | "varchar" | "bool" | "name" | "regclass" | "cstring"]);
-            if plain { constant(cast.arg.as_ref()?) } else { None }
-        }
+        Some(N::TypeCast(cast)) if cast_to(cast, &["text", "varchar", "bool"]) => constant(cast.arg.as_ref()?),
         _ => None,
+    }
+}
+
+/// Whether a cast is to one of these built-in types, and leaves the value what it is: `'64MB'::varchar(2)` does not.
+pub(crate) fn cast_to(cast: &pb::TypeCast, types: &[&str]) -> bool {
+    let Some(pb::TypeName { names, setof, typmods, array_bounds, .. }) = &cast.type_name else { return false };
+    let whole = !setof && typmods.is_empty() && array_bounds.is_empty();
+    match strings(names).as_deref() {
+        Some([name] | ["pg_catalog", name]) => whole && types.contains(name),
+        _ => false,
     }
 }
 

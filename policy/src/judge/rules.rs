@@ -6,7 +6,7 @@ use pg_query::protobuf as pb;
 
 use super::refuse::Refuse;
 use crate::RESERVED_PREFIX;
-use crate::classify::{Access, Call, Facts, Location, Name, SettingValue, Use, constant, strings};
+use crate::classify::{Access, Call, Facts, Location, Name, SettingValue, Use, cast_to, constant, strings};
 use crate::document::{DefineObject, RolePolicy};
 use crate::functions::{self, Class, Special};
 use crate::settings;
@@ -37,8 +37,33 @@ pub(super) fn works(facts: &Facts<'_>) -> bool {
         | Kind::Unlisten
         | Kind::SetConstraints
         | Kind::Empty => false,
-        Kind::Select => !facts.only_settings && !reads_catalogs_only(facts),
+        Kind::Select => !facts.only_settings && (!reads_catalogs_only(facts) || facts.calls.iter().any(acts)),
         _ => true,
+    }
+}
+
+fn class_of(name: &Name<'_>) -> Class {
+    match name.schema {
+        "" => functions::lookup(name.name),
+        schema => functions::lookup_in(schema, name.name),
+    }
+}
+
+/// Whether a call does more than give a value. Of a policy's own functions nobody here can know.
+fn acts(call: &Call<'_>) -> bool {
+    match class_of(&call.name) {
+        Class::Special(special) => match special {
+            Special::NextVal | Special::SetVal | Special::SessionLock | Special::TransactionLock | Special::Notify => {
+                true
+            }
+            Special::CurrVal
+            | Special::LastVal
+            | Special::SetConfig
+            | Special::AdvisoryUnlockAll
+            | Special::TsRewrite => false,
+        },
+        Class::Unknown => true,
+        Class::Allowed | Class::Forbidden => false,
     }
 }
 
@@ -221,11 +246,7 @@ impl Rules<'_> {
     fn call(&self, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {
         let name = &call.name;
         self.database(name, call.location)?;
-        let class = match name.schema {
-            "" => functions::lookup(name.name),
-            schema => functions::lookup_in(schema, name.name),
-        };
-        match class {
+        match class_of(name) {
             Class::Allowed => Ok(()),
             Class::Special(special) => self.special(special, call, effects),
             Class::Unknown if self.listed(name) => Ok(()),
@@ -341,17 +362,14 @@ fn pin(effects: &mut Vec<Effect>, pin: PinReason, taint: TaintReason) {
 /// The sequence's name: a constant, or the sequence of a column: `pg_get_serial_sequence('schema.table', 'column')`, which
 /// lives in the table's schema.
 fn sequence_text(argument: &pb::Node) -> Option<String> {
+    let argument = match &argument.node {
+        Some(NodeEnum::TypeCast(cast)) if cast_to(cast, &["regclass"]) => cast.arg.as_deref()?,
+        _ => argument,
+    };
     if let Some(SettingValue::Text(text)) = constant(argument) {
         return Some(text);
     }
-    let call = match &argument.node {
-        Some(NodeEnum::FuncCall(call)) => call,
-        Some(NodeEnum::TypeCast(cast)) => match cast.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
-            Some(NodeEnum::FuncCall(call)) => call,
-            _ => return None,
-        },
-        _ => return None,
-    };
+    let Some(NodeEnum::FuncCall(call)) = &argument.node else { return None };
     let serial = matches!(strings(&call.funcname)?.as_slice(), [.., "pg_get_serial_sequence"]);
     match (serial, call.args.as_slice()) {
         (true, [table, column]) => {
