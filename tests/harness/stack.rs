@@ -1,17 +1,19 @@
 //! A whole Portcullis: PostgreSQL, the sidecar and the proxy, and the workspaces that tests make in it.
 //!
-//! [`Stack::shared`] is what most tests want: the one that tests/run started for everybody, or one of their own when they
+//! [`Stack::shared`] is what most tests want: the one that tests/run started for everybody, or one per process when they
 //! are run by hand. A test that kills something takes [`Stack::private`]. Every test makes its own workspace, so tests
 //! on one stack do not see each other.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
 use crate::{
@@ -79,15 +81,14 @@ struct Own {
 }
 
 impl Stack {
-    /// The stack that all tests of a run share.
+    /// The stack that all tests of a run share, or, when they are run by hand, all tests of this process.
     pub async fn shared() -> Stack {
-        match env::var_os(SHARED) {
-            Some(path) => {
-                let text = fs::read_to_string(&path).expect("the shared stack's description reads");
-                Stack { access: serde_json::from_str(&text).expect("the shared stack's description"), own: None }
-            }
-            None => Stack::private(Options::default()).await,
-        }
+        static BY_HAND: OnceCell<(Child, Access)> = OnceCell::const_new();
+        let access = match env::var_os(SHARED) {
+            Some(path) => described(Path::new(&path)).expect("the shared stack's description"),
+            None => BY_HAND.get_or_init(by_hand).await.1.clone(),
+        };
+        Stack { access, own: None }
     }
 
     /// A stack of the test's own, for what others must not notice.
@@ -274,6 +275,24 @@ impl Access {
         let config = socket_config(&self.home, self.postgres_port, "postgres", database);
         connect(&config).await.expect("the superuser connects")
     }
+}
+
+/// Starts a stack in a process of its own, which stops it when this process ends: its standard input ends then.
+async fn by_hand() -> (Child, Access) {
+    let path = env::temp_dir().join(format!("portcullis-test-stack.{}.json", std::process::id()));
+    let program = programs::own("portcullis-test-stack");
+    let mut child = Command::new(program).arg(&path).stdin(Stdio::piped()).spawn().expect("a stack starts");
+    let access = until("a stack for this process", async || {
+        assert!(child.try_wait().expect("it can be waited for").is_none(), "the stack did not start");
+        described(&path)
+    })
+    .await;
+    let _ = fs::remove_file(&path);
+    (child, access)
+}
+
+fn described(path: &Path) -> Option<Access> {
+    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
 struct Passwords {
