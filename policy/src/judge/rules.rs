@@ -29,7 +29,6 @@ pub(super) fn works(facts: &Facts<'_>) -> bool {
         Kind::Transaction
         | Kind::Set
         | Kind::Show
-        | Kind::DeclareCursor
         | Kind::Fetch
         | Kind::CloseCursor
         | Kind::Deallocate
@@ -37,6 +36,7 @@ pub(super) fn works(facts: &Facts<'_>) -> bool {
         | Kind::Unlisten
         | Kind::SetConstraints
         | Kind::Empty => false,
+        Kind::DeclareCursor => facts.calls.iter().any(acts),
         Kind::Select => !facts.only_settings && (!reads_catalogs_only(facts) || facts.calls.iter().any(acts)),
         _ => true,
     }
