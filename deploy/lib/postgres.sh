@@ -46,24 +46,37 @@ port = $PG_PORT
 unix_socket_directories = '$PG_HOME'
 max_connections = 150
 max_prepared_transactions = 0
+# The cluster ends with the demo. What a killed server wrote, the kernel still has; only a power cut would lose it.
+fsync = off
 CONF
     restart_cluster
 }
 
 # Starts the server of the cluster in PG_HOME, the first time or after it died.
 restart_cluster() {
-    local bin as=()
-    bin=$(postgres_bin_dir)
+    launch_server
+    until_true 60 "PostgreSQL" server_answers || { tail -20 "$PG_HOME/log" >&2; die "PostgreSQL did not start"; }
+}
+
+launch_server() {
+    local as=()
     if ((EUID == 0)); then
         as=(setpriv --reuid=postgres --regid=postgres --init-groups --reset-env --)
     fi
     # A session of its own: Ctrl-C in the terminal reaches this script, which then stops the server in the right order.
     # Descriptor 9 is the script's lock, which a server must not hold.
-    setsid "${as[@]}" "$bin/postgres" -D "$PG_HOME/data" >>"$PG_HOME/log" 2>&1 9>&- &
+    (cd "$PG_HOME" && exec setsid "${as[@]}" "$(postgres_bin_dir)/postgres" -D "$PG_HOME/data") >>"$PG_HOME/log" 2>&1 9>&- &
     # shellcheck disable=SC2034  # read by who sources this
     PG_PID=$!
-    until_true 60 "PostgreSQL" "$bin/pg_isready" -q -h "$PG_HOME" -p "$PG_PORT" ||
-        { tail -20 "$PG_HOME/log" >&2; die "PostgreSQL did not start"; }
+}
+
+# It answers. One that gave up because backends of a killed server were still about is started again.
+server_answers() {
+    "$(postgres_bin_dir)/pg_isready" -q -h "$PG_HOME" -p "$PG_PORT" && return
+    if is_gone "$PG_PID" && tail -n 5 "$PG_HOME/log" | grep -q 'is still in use'; then
+        launch_server
+    fi
+    return 1
 }
 
 # Stops a cluster and removes it: stop_cluster <directory>. Also clears up after a run that was killed.

@@ -72,10 +72,15 @@ impl Cluster {
         let data = self.home.join("data");
         let data = data.to_str().expect("a path in UTF-8");
         let log = self.home.join("postgres.log");
-        let mut server =
-            Process::start("postgres", Kind::Postgres, &programs::postgres("postgres"), &["-D", data], &log);
+        let program = programs::postgres("postgres");
+        let start = || Process::start("postgres", Kind::Postgres, &program, &["-D", data], &log);
+        let mut server = start();
         let config = self.config("postgres", "postgres");
         until("PostgreSQL", async || {
+            if !server.is_alive() && tail(&log).contains("is still in use") {
+                // Backends of a killed server were still attached to its shared memory.
+                server = start();
+            }
             server.expect_alive();
             config.connect(NoTls).await.ok().map(drop)
         })
@@ -87,8 +92,6 @@ impl Cluster {
     pub fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill();
-            // A new postmaster refuses to start while a backend of the old one is attached to its shared memory.
-            drop(server);
         }
     }
 

@@ -34,7 +34,9 @@ impl Process {
     pub fn start(name: &str, kind: Kind, program: &Path, arguments: &[&str], log: &Path) -> Process {
         let output = File::options().create(true).append(true).open(log).expect("the log opens");
         let mut command = supervised(kind, program);
-        command.args(arguments).process_group(0).stdin(Stdio::null());
+        // In the log's directory: PostgreSQL's user may not be able to enter the clone.
+        command.args(arguments).current_dir(log.parent().expect("a directory"));
+        command.process_group(0).stdin(Stdio::null());
         command.stdout(output.try_clone().expect("a second handle of the log")).stderr(output);
         let child = spawn(command).unwrap_or_else(|error| panic!("{name} ({}) starts: {error}", program.display()));
         Process { name: name.to_owned(), child, log: log.to_owned() }
@@ -72,6 +74,11 @@ impl Process {
         }
     }
 
+    /// Whether it has not ended yet.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
     /// Panics with the end of the log if the process has ended already: waiting for it to be ready would be in vain.
     pub fn expect_alive(&mut self) {
         if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
@@ -83,7 +90,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+        if self.is_alive() {
             // The group: PostgreSQL's backends and whatever else it started.
             send("KILL", &format!("-{}", self.child.id()));
             let _ = self.child.wait();
