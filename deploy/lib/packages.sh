@@ -20,8 +20,14 @@ postgres_bin_dir() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# The library that bindgen loads (libclang-cpp is another one) and the compiler's own headers, which come apart from it.
 have_libclang() {
-    [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null
+    [[ -n ${LIBCLANG_PATH:-} ]] && return
+    local -a libraries=() headers=()
+    mapfile -t libraries < <(compgen -G '/usr/lib/llvm-*/lib/libclang.so*'; compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*'
+        compgen -G '/usr/lib/*/libclang.so*'; compgen -G '/usr/lib/*/libclang-[0-9]*.so*')
+    mapfile -t headers < <(compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'; compgen -G '/usr/lib/clang/*/include/stddef.h')
+    ((${#libraries[@]} > 0 && ${#headers[@]} > 0))
 }
 
 # A virtual environment needs ensurepip, which Debian keeps in a package of its own.
