@@ -8,9 +8,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 use aws_lc_rs::rand::SecureRandom;
+use futures_util::task::AtomicWaker;
 use portcullis_wire::CancelKey;
 use tokio::sync::Notify;
 
@@ -30,11 +32,16 @@ pub struct CancelSlot {
     key: CancelKey,
     state: Mutex<State>,
     delivered: Notify,
+    waker: AtomicWaker,
 }
 
 #[derive(Default)]
 struct State {
     target: Option<CancelTarget>,
+    /// The session waits for a connection, or for one to have its settings.
+    preparing: bool,
+    /// A cancel came while it did.
+    wanted: bool,
     in_flight: usize,
 }
 
@@ -45,6 +52,8 @@ pub enum Cancelled {
     UnknownKey,
     /// The session runs nothing at the moment.
     Idle,
+    /// The session waits for a connection, and was told.
+    Waiting,
     /// The server has taken the request.
     Delivered,
     /// The server could not be reached in time.
@@ -57,6 +66,7 @@ impl Cancelled {
         match self {
             Self::UnknownKey => "unknown_key",
             Self::Idle => "idle",
+            Self::Waiting => "waiting",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
         }
@@ -87,7 +97,12 @@ impl Cancels {
                 continue; // ends: the sessions are bounded far below 2^31
             }
             let key = CancelKey::new(process_id, secret).map_err(|_| NoRandom)?;
-            let slot = Arc::new(CancelSlot { key, state: Mutex::default(), delivered: Notify::new() });
+            let slot = Arc::new(CancelSlot {
+                key,
+                state: Mutex::default(),
+                delivered: Notify::new(),
+                waker: AtomicWaker::new(),
+            });
             slots.insert(process_id, slot.clone());
             return Ok(Registered { cancels: self.clone(), slot });
         }
@@ -100,7 +115,10 @@ impl Cancels {
             slots.get(&key.process_id).cloned()
         };
         match slot {
-            Some(slot) if slot.key == *key => slot.deliver().await,
+            Some(slot) if slot.key == *key => match slot.aim() {
+                Ok(aimed) => aimed.send().await,
+                Err(outcome) => outcome,
+            },
             _ => Cancelled::UnknownKey,
         }
     }
@@ -132,9 +150,30 @@ impl Drop for Registered {
 }
 
 impl CancelSlot {
-    /// The session now holds this connection.
-    pub fn attach(&self, target: CancelTarget) {
-        self.lock().target = Some(target);
+    /// The session waits for a connection: a cancel is for what it waits with.
+    pub fn prepare(&self) {
+        let mut state = self.lock();
+        state.preparing = true;
+        state.wanted = false;
+    }
+
+    /// Has the session's task woken by a cancel that comes while it waits.
+    pub fn listen(&self, cx: &mut Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
+    /// Whether a cancel came while the session waited; forgotten by asking.
+    pub fn was_cancelled(&self) -> bool {
+        std::mem::take(&mut self.lock().wanted)
+    }
+
+    /// The session now runs its statements on this connection. `true`: a cancel came while it waited for that.
+    #[must_use]
+    pub fn attach(&self, target: CancelTarget) -> bool {
+        let mut state = self.lock();
+        state.target = Some(target);
+        state.preparing = false;
+        std::mem::take(&mut state.wanted)
     }
 
     /// The session lets go of its connection. `false`: a cancel is on its way there; [`Self::settled`] must be awaited
@@ -142,6 +181,8 @@ impl CancelSlot {
     pub fn detach(&self) -> bool {
         let mut state = self.lock();
         state.target = None;
+        state.preparing = false;
+        state.wanted = false;
         state.in_flight == 0
     }
 
@@ -159,24 +200,24 @@ impl CancelSlot {
         tokio::time::timeout(DELIVERY_MAX, wait).await.is_ok()
     }
 
-    /// Sends a cancel for what the session runs now.
-    pub async fn deliver(&self) -> Cancelled {
-        let target = {
-            let mut state = self.lock();
-            match state.target.clone() {
-                Some(target) => {
-                    state.in_flight += 1;
-                    target
-                }
-                None => return Cancelled::Idle,
+    /// Takes aim at what the session runs now: from here on its connection is not handed on until the cancel has arrived.
+    ///
+    /// # Errors
+    /// When there is nothing to aim at.
+    pub fn aim(self: &Arc<Self>) -> Result<Aimed, Cancelled> {
+        let mut state = self.lock();
+        match state.target.clone() {
+            Some(target) => {
+                state.in_flight += 1;
+                Ok(Aimed { target, slot: self.clone() })
             }
-        };
-        let sent = InFlight(self);
-        let outcome = tokio::time::timeout(DELIVERY_MAX, target.send()).await;
-        drop(sent);
-        match outcome {
-            Ok(Ok(())) => Cancelled::Delivered,
-            Ok(Err(_)) | Err(_) => Cancelled::Failed,
+            None if state.preparing => {
+                state.wanted = true;
+                drop(state);
+                self.waker.wake();
+                Err(Cancelled::Waiting)
+            }
+            None => Err(Cancelled::Idle),
         }
     }
 
@@ -185,12 +226,25 @@ impl CancelSlot {
     }
 }
 
-/// Counts one delivery down, also when its task is dropped.
-struct InFlight<'a>(&'a CancelSlot);
+/// A cancel on its way to one connection; counted until it has arrived or is dropped.
+pub struct Aimed {
+    target: CancelTarget,
+    slot: Arc<CancelSlot>,
+}
 
-impl Drop for InFlight<'_> {
+impl Aimed {
+    /// Sends it.
+    pub async fn send(self) -> Cancelled {
+        match tokio::time::timeout(DELIVERY_MAX, self.target.send()).await {
+            Ok(Ok(())) => Cancelled::Delivered,
+            Ok(Err(_)) | Err(_) => Cancelled::Failed,
+        }
+    }
+}
+
+impl Drop for Aimed {
     fn drop(&mut self) {
-        self.0.lock().in_flight -= 1;
-        self.0.delivered.notify_waiters();
+        self.slot.lock().in_flight -= 1;
+        self.slot.delivered.notify_waiters();
     }
 }

@@ -18,11 +18,13 @@ use tokio::sync::oneshot;
 use crate::admin::{PoolRow, PoolTotals};
 use crate::cancel::CancelSlot;
 use crate::metrics::Metrics;
-use crate::session::settings::Values;
+use crate::session::settings::{Values, are_dangerous};
 use crate::upstream::{Destination, Upstream, UpstreamError, UpstreamState};
 
 /// How long a connection may take to be made fit for the next session.
 const RESET_MAX: Duration = Duration::from_secs(5);
+/// How long a session waits at most while another workspace's, which came later, go on using the server's connections.
+const STARVED_AFTER: Duration = Duration::from_secs(1);
 /// How many sets of startup settings a pool remembers the server's answer to.
 const GREETINGS_MAX: usize = 256;
 
@@ -177,8 +179,9 @@ impl Lease {
 
     /// Gives the connection back for the next session, once it is fit for that: no cancel on its way, no transaction,
     /// nothing left behind. What cannot be made fit within five seconds is closed.
-    pub fn release(self, slot: &Arc<CancelSlot>) {
+    pub fn release(mut self, slot: &Arc<CancelSlot>) {
         let settled = slot.detach();
+        self.tainted |= are_dangerous(&self.settings);
         if settled && !self.tainted && self.status == TransactionStatus::Idle {
             let Self { upstream, place } = self;
             place.home.clone().give_back(upstream, place);
@@ -201,7 +204,11 @@ impl Lease {
 
     /// Gives back a connection that no session was attached to, if it is fit for the next one.
     pub fn release_unattached(self) {
-        if !self.tainted && self.status == TransactionStatus::Idle && self.outgoing.is_empty() {
+        if !self.tainted
+            && !are_dangerous(&self.settings)
+            && self.status == TransactionStatus::Idle
+            && self.outgoing.is_empty()
+        {
             let Self { upstream, place } = self;
             place.home.clone().give_back(upstream, place);
         }
@@ -476,8 +483,13 @@ impl ServerPools {
             return; // dropping the place counts it down and serves the queue
         }
         let key = place.key.clone();
-        let mut grant = Grant::Connection(upstream, place);
         let mut state = self.lock();
+        if self.someone_starves(&state, &key) {
+            drop(state);
+            self.metrics.upstream_closed("evicted");
+            return;
+        }
+        let mut grant = Grant::Connection(upstream, place);
         while let Some(at) = state.waiters.iter().position(|waiter| waiter.key == key) {
             let Some(waiter) = state.waiters.remove(at) else { break };
             match waiter.grant.send(grant) {
@@ -495,6 +507,18 @@ impl ServerPools {
         }
         drop(state);
         drop(closing);
+    }
+
+    /// Whether a session of another pool has waited long for a place that only this pool's sessions keep it from.
+    fn someone_starves(&self, state: &State, key: &PoolKey) -> bool {
+        state.open >= self.limits.server_connections_max
+            && state.waiters.iter().any(|waiter| {
+                let open = state.pools.get(&waiter.key).map_or(0, |pool| pool.open);
+                waiter.key != *key
+                    && open < self.limits.size_max
+                    && waiter.since.elapsed() > STARVED_AFTER
+                    && !waiter.grant.is_closed()
+            })
     }
 
     fn take_stale(&self, now: Instant) -> Vec<Upstream> {

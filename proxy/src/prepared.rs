@@ -10,6 +10,8 @@ use portcullis_policy::{Permit, RESERVED_PREFIX};
 
 /// How many statements a connection keeps prepared.
 const STATEMENTS_MAX: usize = 256;
+/// How long their texts may be, all together, bytes.
+const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A statement that a client prepared: what was judged, and the types it gave.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Prepared {
     entries: HashMap<Key, Entry>,
+    text_bytes: usize,
     unnamed: Option<Arc<Statement>>,
     clock: u64,
 }
@@ -60,23 +63,32 @@ impl Prepared {
         Some(entry.name.clone())
     }
 
-    /// Notes that `statement` is being prepared, under the name that is returned. The second value is the name of a
-    /// statement that has to be closed for it: the one it replaces, or the one that was used longest ago.
-    pub fn insert(&mut self, statement: &Statement, schema_epoch: u64) -> (Arc<str>, Option<Arc<str>>) {
+    /// Notes that `statement` is being prepared, under the name that is returned. The second value is the names of
+    /// statements that have to be closed for it: the one it replaces, or those that were used longest ago.
+    pub fn insert(&mut self, statement: &Statement, schema_epoch: u64) -> (Arc<str>, Vec<Arc<str>>) {
         self.clock += 1;
         let name: Arc<str> = format!("{RESERVED_PREFIX}{:x}", self.clock).into();
         let entry = Entry { name: name.clone(), used: self.clock, schema_epoch };
-        let mut evicted = self.entries.insert(statement.key(), entry).map(|old| old.name);
-        if evicted.is_none() && self.entries.len() > STATEMENTS_MAX {
+        let key = statement.key();
+        let mut evicted: Vec<Arc<str>> = self.remove(&key).into_iter().collect();
+        self.text_bytes += key.0.len();
+        self.entries.insert(key, entry);
+        while self.entries.len() > STATEMENTS_MAX || (self.text_bytes > TEXT_BYTES_MAX && self.entries.len() > 1) {
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
-            evicted = oldest.and_then(|key| self.entries.remove(&key)).map(|entry| entry.name);
+            evicted.extend(oldest.and_then(|key| self.remove(&key)));
         }
         (name, evicted)
     }
 
+    fn remove(&mut self, key: &Key) -> Option<Arc<str>> {
+        let entry = self.entries.remove(key)?;
+        self.text_bytes -= key.0.len();
+        Some(entry.name)
+    }
+
     /// The server does not have `statement` (any more, or after all).
     pub fn forget(&mut self, statement: &Statement) {
-        self.entries.remove(&statement.key());
+        self.remove(&statement.key());
     }
 
     /// The server's unnamed statement.
@@ -92,6 +104,7 @@ impl Prepared {
     /// All are gone (DEALLOCATE ALL, DISCARD ALL).
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.text_bytes = 0;
         self.unnamed = None;
     }
 }

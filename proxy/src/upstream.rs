@@ -297,6 +297,7 @@ impl Upstream {
     /// The server's refusal, or the connection's failure.
     pub async fn run(&mut self, control: &Control) -> Result<(), UpstreamError> {
         self.outgoing.control(control);
+        self.prepared.set_unnamed(None);
         self.flush().await?;
         let mut refusal = None;
         loop {

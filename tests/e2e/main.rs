@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod clients;
+mod copy;
 mod crashes;
 mod drivers;
 mod harness;
 mod hostile;
 mod limits;
+mod pipelines;
 mod pooling;
 mod protocol;
 mod psql;

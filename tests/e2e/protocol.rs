@@ -92,7 +92,7 @@ async fn cancel_reaches_only_the_session_that_holds_the_key() {
 }
 
 /// A CancelRequest in clear, as libpq before 17 and the JDBC driver send it; waits until the proxy closes.
-async fn cancel(port: u16, key: &[u8]) {
+pub async fn cancel(port: u16, key: &[u8]) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let length = u32::try_from(8 + key.len()).unwrap().to_be_bytes();
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();

@@ -12,6 +12,7 @@ pub mod customer;
 pub mod process;
 pub mod programs;
 pub mod raw;
+pub mod script;
 pub mod stack;
 pub mod wait;
 

@@ -2,7 +2,7 @@
 //!
 //! The bytes and SCRAM are postgres-protocol's, not ours, so that both sides cannot share a mistake.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::{
@@ -12,10 +12,10 @@ use postgres_protocol::{
 };
 use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::{TcpStream, UnixStream},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
 use crate::customer::{Credentials, tls};
 
@@ -57,7 +57,12 @@ pub fn tags(messages: &[Message]) -> String {
     messages.iter().map(|message| char::from(message.tag)).collect()
 }
 
-/// A connection over TLS.
+/// TLS to the proxy, or a Unix socket to PostgreSQL itself.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Socket for S {}
+type Stream = Box<dyn Socket>;
+
+/// A connection.
 #[derive(Debug)]
 pub struct Wire {
     reader: Reader,
@@ -73,14 +78,14 @@ pub struct Wire {
 /// The half of a connection that reads.
 #[derive(Debug)]
 pub struct Reader {
-    stream: ReadHalf<TlsStream<TcpStream>>,
+    stream: ReadHalf<Stream>,
     received: BytesMut,
 }
 
 /// The half of a connection that writes.
 #[derive(Debug)]
 pub struct Writer {
-    stream: WriteHalf<TlsStream<TcpStream>>,
+    stream: WriteHalf<Stream>,
 }
 
 impl Reader {
@@ -132,9 +137,24 @@ impl Wire {
         let stream = TlsConnector::from(Arc::new(tls(ca_pem, alpn))).connect(name, stream).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
+        Ok(Wire { certificate, ..Wire::over(Box::new(stream)) })
+    }
+
+    fn over(stream: Stream) -> Wire {
         let (reader, writer) = tokio::io::split(stream);
         let (reader, writer) = (Reader { stream: reader, received: BytesMut::new() }, Writer { stream: writer });
-        Ok(Wire { reader, writer, cancel_key: None, parameters: Vec::new(), certificate })
+        Wire { reader, writer, cancel_key: None, parameters: Vec::new(), certificate: Vec::new() }
+    }
+
+    /// A session with PostgreSQL itself, through the socket in `home`, which asks for no password.
+    ///
+    /// # Panics
+    /// When the login fails.
+    pub async fn around_the_gate(home: &Path, port: u16, parameters: &[(&str, &str)]) -> Wire {
+        let socket = UnixStream::connect(home.join(format!(".s.PGSQL.{port}"))).await.expect("PostgreSQL's socket");
+        let mut wire = Wire::over(Box::new(socket));
+        wire.start(parameters, "").await.unwrap_or_else(|error| panic!("logs in around the gate: {error}"));
+        wire
     }
 
     /// A session, logged in and ready.
@@ -150,11 +170,14 @@ impl Wire {
     /// Logs in on a fresh connection, with further startup parameters. An error is the server's message.
     pub async fn authenticate(&mut self, credentials: &Credentials, parameters: &[(&str, &str)]) -> Result<(), String> {
         let named = [("user", credentials.username.as_str()), ("database", credentials.database.as_str())];
-        let parameters = named.iter().chain(parameters).copied();
+        self.start(&[&named, parameters].concat(), &credentials.password).await
+    }
+
+    async fn start(&mut self, parameters: &[(&str, &str)], password: &str) -> Result<(), String> {
         let mut out = BytesMut::new();
-        frontend::startup_message(parameters, &mut out).map_err(|error| error.to_string())?;
+        frontend::startup_message(parameters.iter().copied(), &mut out).map_err(|error| error.to_string())?;
         self.send(&out).await.map_err(|error| error.to_string())?;
-        let mut scram = ScramSha256::new(credentials.password.as_bytes(), ChannelBinding::unsupported());
+        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
         loop {
             let message = self.next().await.map_err(|error| error.to_string())?;
             match (message.tag, message.body.get(..4)) {

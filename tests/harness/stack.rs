@@ -22,6 +22,7 @@ use crate::{
     customer::Credentials,
     process::{Kind, Process},
     programs,
+    raw::Wire,
     wait::until,
 };
 
@@ -258,14 +259,29 @@ impl Workspace {
     /// A session around the gate with the very login role and role that the proxy uses for `kind`.
     pub async fn backend(&self, kind: &str) -> Client {
         let database = self.database().await;
+        let (role, login) = self.backend_role(kind).await;
+        let mut config = socket_config(&self.access.home, self.access.postgres_port, &login, &database);
+        config.options(format!("-c role={role}"));
+        connect(&config).await.expect("the backend role connects around the gate")
+    }
+
+    /// The same as [`Workspace::backend`], message by message.
+    pub async fn backend_wire(&self, kind: &str) -> Wire {
+        let database = self.database().await;
+        let (role, login) = self.backend_role(kind).await;
+        let parameters =
+            [("user", login.as_str()), ("database", &database), ("role", &role), ("client_encoding", "UTF8")];
+        Wire::around_the_gate(&self.access.home, self.access.postgres_port, &parameters).await
+    }
+
+    /// The role that statements of `kind` run as, and one of its logins.
+    async fn backend_role(&self, kind: &str) -> (String, String) {
         let role = format!("{}_{kind}", self.id);
         let logins = "SELECT min(rolname) FROM pg_roles WHERE rolcanlogin AND rolname IN ($1 || '_a', $1 || '_b')";
         let superuser = self.access.superuser("postgres").await;
         let login: Option<String> = superuser.query_one(logins, &[&role]).await.expect("pg_roles reads").get(0);
         let login = login.unwrap_or_else(|| panic!("no login role for {role}"));
-        let mut config = socket_config(&self.access.home, self.access.postgres_port, &login, &database);
-        config.options(format!("-c role={role}"));
-        connect(&config).await.expect("the backend role connects around the gate")
+        (role, login)
     }
 }
 

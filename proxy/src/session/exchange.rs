@@ -18,7 +18,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,10 +28,14 @@ use portcullis_wire::{ErrorMessage, TransactionStatus};
 
 use crate::prepared::Statement;
 use crate::session::settings::{Settings, Values};
-use crate::upstream::RefusalToken;
+use crate::upstream::{RefusalToken, UpstreamState};
 
 pub use client::{Message, Performed};
 pub use server::Handled;
+
+/// How many messages may wait for their answers before the client is read no more: the shortest ones cost the proxy more
+/// than they cost the client, and the proxy's own answers cost the server nothing at all.
+const PENDING_MAX: usize = 4096;
 
 /// What a client's name for a prepared statement stands for.
 #[derive(Debug, Clone)]
@@ -97,8 +101,8 @@ pub(super) enum Expect {
     RefusedParse(Refusal),
     /// Bind.
     Bind { undo: Undo },
-    /// Describe.
-    Describe,
+    /// Describe; the statement when it is one.
+    Describe { statement: Option<Arc<Statement>> },
     /// Execute; the statement unless it is a cursor's portal.
     Execute { statement: Option<Arc<Statement>> },
     /// Close of a portal, or of a statement that made room (`visible: false`).
@@ -143,7 +147,8 @@ pub struct Exchange {
     pending: VecDeque<Expect>,
     statements: HashMap<String, Slot>,
     portals: HashMap<String, Portal>,
-    sql_prepared: HashSet<String>,
+    /// Names of SQL's PREPARE; `false` until the server has confirmed it.
+    sql_prepared: HashMap<String, bool>,
     settings: Settings,
     reported: BTreeMap<String, String>,
     copy_in: Option<CopyIn>,
@@ -153,6 +158,8 @@ pub struct Exchange {
     open_pipeline: bool,
     /// An error came; everything up to Sync is dropped.
     skip_until_sync: bool,
+    /// As many messages wait for their answers as may.
+    crowded: bool,
     /// The server reported an error since the last ReadyForQuery.
     failed: bool,
     pin: Option<&'static str>,
@@ -169,7 +176,7 @@ impl Exchange {
             pending: VecDeque::new(),
             statements: HashMap::new(),
             portals: HashMap::new(),
-            sql_prepared: HashSet::new(),
+            sql_prepared: HashMap::new(),
             settings: Settings::new(startup),
             reported,
             copy_in: None,
@@ -177,6 +184,7 @@ impl Exchange {
             cancel_failure: None,
             open_pipeline: false,
             skip_until_sync: false,
+            crowded: false,
             failed: false,
             pin: None,
             tainted: false,
@@ -188,6 +196,26 @@ impl Exchange {
     /// Whether the server owes nothing and no pipeline is open.
     pub fn is_quiet(&self) -> bool {
         self.pending.is_empty() && !self.open_pipeline
+    }
+
+    /// Whether so many answers are outstanding that the client's next message has to wait. It waits until half of them
+    /// are in, and has the server told to send what it may be holding back until a Sync.
+    pub fn is_crowded(&mut self, upstream: Option<&mut UpstreamState>) -> bool {
+        let most = if self.crowded { PENDING_MAX / 2 } else { PENDING_MAX };
+        let crowded = self.pending.len() >= most;
+        if crowded
+            && !self.crowded
+            && let Some(upstream) = upstream
+        {
+            upstream.outgoing.flush();
+        }
+        self.crowded = crowded;
+        crowded
+    }
+
+    /// Whether the connection is just being brought to this session's settings.
+    pub fn is_moving_settings(&self) -> bool {
+        matches!(self.pending.front(), Some(Expect::Settings))
     }
 
     /// Whether a connection in this status may go to another session.

@@ -61,6 +61,10 @@ pub(super) struct Relay {
     client_skip: usize,
     /// What is still to come of a server's frame that passes in pieces.
     server_piece: usize,
+    /// The client's next frame has to wait for the server.
+    client_waits: bool,
+    /// The session's cancel key names the connection that it holds.
+    cancellable: bool,
     /// The route is to be looked up again at the next idle point.
     refresh: bool,
     /// The server has said that it is about to close.
@@ -100,6 +104,8 @@ impl Relay {
             client_piece: 0,
             client_skip: 0,
             server_piece: 0,
+            client_waits: false,
+            cancellable: false,
             refresh: false,
             server_is_leaving: false,
             last_activity: now,
@@ -152,6 +158,7 @@ impl Relay {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         self.registration.handle().listen(cx);
+        self.cancel.slot().listen(cx);
         loop {
             match self.turn(cx) {
                 Ok(true) => {}
@@ -169,9 +176,11 @@ impl Relay {
     fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
         let mut moved = self.heed_signals()?;
         moved |= self.take_lease(cx)?;
+        moved |= self.heed_cancel();
         moved |= self.read_client(cx)?;
         moved |= self.serve_client(cx)?;
         moved |= self.read_server(cx)?;
+        self.become_cancellable();
         moved |= self.write_server(cx)?;
         moved |= self.write_client(cx)?;
         moved |= self.rest();
@@ -219,11 +228,10 @@ impl Relay {
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Turn {
         let behind = self.lease.as_ref().is_some_and(|lease| lease.outgoing.len() >= BACKLOG_BYTES);
-        let whole_frame_waits = self.message.is_some() || self.judging.is_some() || self.leasing.is_some();
         if behind || self.client.outgoing.len() >= BACKLOG_BYTES {
             return Ok(false);
         }
-        if whole_frame_waits && self.client.incoming.len() >= BACKLOG_BYTES {
+        if self.client_waits && self.client.incoming.len() >= BACKLOG_BYTES {
             return Ok(false);
         }
         self.client.incoming.reserve(READ_BYTES);
@@ -244,6 +252,7 @@ impl Relay {
     /// Deals with the frames that the client has sent, as far as they are whole and may be dealt with now.
     fn serve_client(&mut self, cx: &mut Context<'_>) -> Turn {
         let mut moved = false;
+        self.client_waits = true;
         loop {
             if let Some(judging) = &mut self.judging {
                 let Poll::Ready(message) = judging.as_mut().poll(cx) else { return Ok(moved) };
@@ -258,7 +267,12 @@ impl Relay {
                 continue;
             }
             let backlog = self.lease.as_ref().map_or(0, |lease| lease.outgoing.len()) + self.client.outgoing.len();
-            if backlog >= 2 * BACKLOG_BYTES || !self.next_frame()? {
+            let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
+            if backlog >= 2 * BACKLOG_BYTES || (self.client_piece == 0 && self.exchange.is_crowded(upstream)) {
+                return Ok(moved);
+            }
+            if !self.next_frame()? {
+                self.client_waits = self.exchange.copy_is_undecided();
                 return Ok(moved);
             }
             moved = true;
@@ -318,6 +332,12 @@ impl Relay {
     fn skip_long_text(&mut self, header: Header) -> bool {
         self.client_skip = header.frame_len();
         if self.exchange.is_skipping() {
+            return true;
+        }
+        if self.exchange.in_copy() {
+            if let Some(lease) = &mut self.lease {
+                self.exchange.break_copy(header.tag, &mut lease.outgoing);
+            }
             return true;
         }
         let error = Box::new(too_long(self.gate.config.limits.sql_bytes_max));
@@ -445,6 +465,7 @@ impl Relay {
                 self.message = Some(message);
                 let (gate, route) = (self.gate.clone(), self.route.clone());
                 self.registration.handle().set_doing(Doing::Waiting);
+                self.cancel.slot().prepare();
                 let leasing = async move { lease(&gate, &route.destination).await };
                 self.leasing = Some((Box::pin(leasing), Instant::now()));
                 Ok(true)
@@ -478,9 +499,6 @@ impl Relay {
         self.leasing = None;
         match outcome {
             Ok(lease) => {
-                if let Some(target) = lease.cancel_target() {
-                    self.cancel.slot().attach(target);
-                }
                 self.exchange.meet(&lease, &mut self.client.outgoing);
                 self.lease = Some(lease);
             }
@@ -489,10 +507,46 @@ impl Relay {
                 if matches!(error, LeaseError::WaitedTooLong | LeaseError::QueueFull) {
                     self.gate.metrics.limit_hit("pool");
                 }
+                self.cancel.slot().detach();
                 self.refuse_waiting(lease_message(&error, false));
             }
         }
         Ok(true)
+    }
+
+    /// A cancel that comes while the session waits for a connection ends the wait.
+    fn heed_cancel(&mut self) -> bool {
+        let cancelled = self.leasing.is_some() && self.cancel.slot().was_cancelled();
+        if cancelled {
+            self.leasing = None;
+            self.cancel.slot().detach();
+            let text = "canceling statement due to user request";
+            self.refuse_waiting(ErrorMessage::error(SqlState::QUERY_CANCELED, text));
+        }
+        cancelled
+    }
+
+    /// The connection runs this session's own statements now, not the proxy's that bring its settings: from here on
+    /// a cancel may reach it.
+    fn become_cancellable(&mut self) {
+        if self.cancellable || self.exchange.is_moving_settings() {
+            return;
+        }
+        let Some(target) = self.lease.as_ref().and_then(|lease| lease.cancel_target()) else { return };
+        self.cancellable = true;
+        if self.cancel.slot().attach(target) {
+            self.send_cancel();
+        }
+    }
+
+    /// Has the server told to stop what it runs for this session at this moment.
+    fn send_cancel(&self) {
+        let Ok(aimed) = self.cancel.slot().aim() else { return };
+        let gate = self.gate.clone();
+        tokio::spawn(async move {
+            let outcome = aimed.send().await;
+            gate.metrics.cancel(outcome.label());
+        });
     }
 
     /// The message that waited for a connection gets an error instead.
@@ -633,6 +687,7 @@ impl Relay {
             if whole && !next_waits && self.exchange.may_release(lease.status) {
                 if let Some(mut lease) = self.lease.take() {
                     lease.tainted |= self.exchange.take_taint();
+                    self.cancellable = false;
                     lease.release(self.cancel.slot());
                 }
                 return true;
@@ -700,11 +755,7 @@ impl Relay {
             let limit = self.statement_timeout();
             self.exchange.cancelled_because(statement_timeout(limit));
             self.cancelled_at = Some(now);
-            let (slot, gate) = (self.cancel.slot().clone(), self.gate.clone());
-            tokio::spawn(async move {
-                let outcome = slot.deliver().await;
-                gate.metrics.cancel(outcome.label());
-            });
+            self.send_cancel();
             return Ok(());
         }
         if self.lease.as_ref().is_some_and(|lease| lease.status != TransactionStatus::Idle || !self.exchange.is_quiet())

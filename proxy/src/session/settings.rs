@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// Setting names in lower case and their values in the form that `set_config(name, value, false)` takes.
 pub type Values = BTreeMap<String, String>;
 
+/// The setting whose values say a part of it and leave the rest as it was: ISO, or DMY.
+const IN_PARTS: &str = "datestyle";
+
 /// One session-level change. `None` is RESET, or SET … TO DEFAULT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -105,6 +108,17 @@ impl Settings {
         self.levels.push(Level::default());
     }
 
+    /// Takes the whole value of a setting of which a SET may have named a part, as the server reported it at the end of
+    /// a transaction: `DMY` after `SQL` is `SQL, DMY`.
+    pub fn settle(&mut self, reported: &Values, connection: &mut Values) {
+        if let (Some(desired), Some(now), Some(whole)) =
+            (self.desired.get_mut(IN_PARTS), connection.get_mut(IN_PARTS), reported.get("DateStyle"))
+        {
+            desired.clone_from(whole);
+            now.clone_from(whole);
+        }
+    }
+
     /// The transaction was rolled back.
     pub fn rollback(&mut self) {
         self.levels.clear();
@@ -128,7 +142,11 @@ impl Settings {
 /// `standard_conforming_strings = on`, which the allow-list pins.
 pub fn difference(have: &Values, want: &Values) -> Option<String> {
     let mut sql = String::new();
-    for name in have.keys().filter(|name| !want.contains_key(*name)) {
+    let too_much = |name: &str, value: &String| match want.get(name) {
+        None => true,
+        Some(wanted) => name == IN_PARTS && wanted != value,
+    };
+    for (name, _) in have.iter().filter(|(name, value)| too_much(name, value)) {
         sql.push_str("RESET ");
         push_quoted(&mut sql, name, '"');
         sql.push_str("; ");
@@ -145,6 +163,18 @@ pub fn difference(have: &Values, want: &Values) -> Option<String> {
         }
     }
     (!sql.is_empty()).then_some(sql)
+}
+
+/// Whether a connection with these settings could stop or end before they are changed: a timeout that is shorter than
+/// what the proxy itself has to say on it, or one that runs while nobody holds it.
+pub fn are_dangerous(values: &Values) -> bool {
+    let short = |name: &str| {
+        values.get(name).is_some_and(|value| {
+            let number = value.trim().trim_end_matches("ms").trim_end();
+            value.trim().ends_with("us") || number.parse().is_ok_and(|ms: f64| ms != 0.0 && ms < 1000.0)
+        })
+    };
+    short("statement_timeout") || short("transaction_timeout") || values.contains_key("idle_session_timeout")
 }
 
 fn push_quoted(sql: &mut String, text: &str, quote: char) {
@@ -226,11 +256,34 @@ mod tests {
     }
 
     #[test]
+    fn short_timeouts_are_dangerous() {
+        for (name, value, expected) in [
+            ("statement_timeout", "1", true),
+            ("statement_timeout", "999ms", true),
+            ("statement_timeout", "500us", true),
+            ("statement_timeout", "0", false),
+            ("statement_timeout", "1000", false),
+            ("statement_timeout", "1s", false),
+            ("statement_timeout", "5min", false),
+            ("transaction_timeout", "10 ms", true),
+            ("idle_session_timeout", "1h", true),
+            ("lock_timeout", "1", false),
+        ] {
+            assert_eq!(are_dangerous(&values(&[(name, value)])), expected, "{name} = {value}");
+        }
+    }
+
+    #[test]
     fn the_difference_resets_what_is_too_much_and_quotes_what_it_sets() {
         let rows = [
             (vec![], vec![], None),
             (vec![("a", "1")], vec![("a", "1")], None),
             (vec![("a", "1")], vec![], Some(r#"RESET "a"; "#)),
+            (
+                vec![("datestyle", "SQL, DMY")],
+                vec![("datestyle", "ISO")],
+                Some(r#"RESET "datestyle"; SELECT pg_catalog.set_config('datestyle', 'ISO', false)"#),
+            ),
             (
                 vec![("a", "1")],
                 vec![("b", "it's"), ("c", r"\")],

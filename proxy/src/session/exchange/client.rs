@@ -13,6 +13,9 @@ use crate::prepared::Statement;
 use crate::session::end::SessionEnd;
 use crate::upstream::{Control, Outgoing, RefusalToken, UpstreamState};
 
+/// The texts of the prepared statements that a session may hold, all together, bytes.
+const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// One message of the client, cut and, where it carries SQL, judged.
 pub enum Message {
     /// A Query whose text may pass.
@@ -126,6 +129,8 @@ impl Exchange {
         self.bring_settings(upstream);
         self.prepare_for(&permit);
         upstream.outgoing.query(&permit);
+        // https://www.postgresql.org/docs/current/protocol-flow.html: a simple Query destroys the unnamed statement.
+        upstream.prepared.set_unnamed(None);
         self.open_pipeline = false;
         if permit.effects().contains(&Effect::CopyIn) {
             self.copy_in = Some(CopyIn { begun: false, done: false });
@@ -179,7 +184,7 @@ impl Exchange {
             match effect {
                 Effect::SqlPrepare { name } if self.statements.contains_key(name) => return Some(duplicate(name)),
                 Effect::SqlPrepare { name } => made_here.push(name),
-                Effect::SqlExecute { name } if !self.sql_prepared.contains(name) && !made_here.contains(&name) => {
+                Effect::SqlExecute { name } if !self.sql_prepared.contains_key(name) && !made_here.contains(&name) => {
                     return Some(no_statement(name));
                 }
                 _ => {}
@@ -198,6 +203,13 @@ impl Exchange {
                     self.tainted = true;
                 }
                 Effect::Taint(_) => self.tainted = true,
+                // Known from here on, so that a pipeline may use what it makes: the server is asked in any case.
+                Effect::SqlPrepare { name } => {
+                    self.sql_prepared.entry(name.clone()).or_insert(false);
+                }
+                Effect::Declare { name, .. } => {
+                    self.portals.entry(name.clone()).or_insert(Portal::Cursor { hold: false });
+                }
                 _ => {}
             }
         }
@@ -211,6 +223,7 @@ impl Exchange {
         }
         if let Some(control) = Control::settings(&upstream.settings, self.settings.desired()) {
             upstream.outgoing.control(&control);
+            upstream.prepared.set_unnamed(None);
             self.expect(Expect::Settings);
         }
     }
@@ -224,11 +237,10 @@ impl Exchange {
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
-        if !name.is_empty() && (self.statements.contains_key(&name) || self.sql_prepared.contains(&name)) {
+        if !name.is_empty() && (self.statements.contains_key(&name) || self.sql_prepared.contains_key(&name)) {
             return self.refuse(duplicate(&name), Protocol::Extended, upstream, out);
         }
-        if self.statements.len() >= self.limits.prepared_statements_max && !self.statements.contains_key(&name) {
-            let error = too_many_statements(self.limits.prepared_statements_max);
+        if let Some(error) = self.no_room_for(&name, &permit) {
             return self.refuse(error, Protocol::Extended, upstream, out);
         }
         if let Some(error) = self.name_error(&permit) {
@@ -258,6 +270,27 @@ impl Exchange {
         Performed::Done
     }
 
+    /// The unnamed statement needs no room: each takes the place of the one before.
+    fn no_room_for(&self, name: &str, permit: &Permit) -> Option<Box<ErrorMessage>> {
+        if name.is_empty() {
+            return None;
+        }
+        let named = self.statements.iter().filter(|(name, _)| !name.is_empty());
+        let (count, bytes) = named.fold((0, 0), |(count, bytes), (_, slot)| match slot {
+            Slot::Statement(statement) => (count + 1, bytes + statement.permit.text().len()),
+            Slot::Local(_) => (count + 1, bytes),
+        });
+        let most = self.limits.prepared_statements_max;
+        if count >= most {
+            return Some(too_many_statements(format!("this session already holds {most} prepared statements")));
+        }
+        (bytes + permit.text().len() > STATEMENT_BYTES_MAX).then(|| {
+            too_many_statements(format!(
+                "the prepared statements of this session would be longer than {STATEMENT_BYTES_MAX} bytes"
+            ))
+        })
+    }
+
     fn prepare_named(
         &mut self,
         statement: &Arc<Statement>,
@@ -267,7 +300,7 @@ impl Exchange {
         around: &Surroundings<'_>,
     ) -> Arc<str> {
         let (upstream_name, evicted) = upstream.prepared.insert(statement, around.schema_epoch);
-        if let Some(evicted) = evicted {
+        for evicted in evicted {
             upstream.outgoing.close(Target::Statement, &evicted);
             self.expect(Expect::Close { visible: false, undo: Undo::Nothing });
         }
@@ -321,7 +354,7 @@ impl Exchange {
             Frontend::Execute { portal, max_rows } => self.execute(&frame, portal, max_rows, upstream, out, around),
             Frontend::Close { target: Target::Statement, name } => {
                 let undo = Undo::Statement(name.to_owned(), self.statements.remove(name));
-                if self.sql_prepared.contains(name) {
+                if self.sql_prepared.contains_key(name) {
                     return self.forward_close(&frame, Target::Statement, name, undo, upstream);
                 }
                 self.answer_in_place(reply::close_complete, undo, out);
@@ -403,7 +436,7 @@ impl Exchange {
                 Ok(statement) => Some(statement),
                 Err(error) => return self.refuse(error, Protocol::Extended, upstream, out),
             },
-            None if self.sql_prepared.contains(name) => None,
+            None if self.sql_prepared.contains_key(name) => None,
             None => return self.refuse(no_statement(name), Protocol::Extended, upstream, out),
         };
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Other(frame.clone())) };
@@ -482,7 +515,7 @@ impl Exchange {
                 Ok(statement) => Some(statement),
                 Err(error) => return self.refuse(error, Protocol::Extended, upstream, out),
             },
-            None if self.sql_prepared.contains(name) => None,
+            None if self.sql_prepared.contains_key(name) => None,
             None => return self.refuse(no_statement(name), Protocol::Extended, upstream, out),
         };
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Other(frame.clone())) };
@@ -493,7 +526,7 @@ impl Exchange {
         };
         upstream.outgoing.describe(Target::Statement, &upstream_name);
         self.open_pipeline = true;
-        self.expect(Expect::Describe);
+        self.expect(Expect::Describe { statement });
         Performed::Done
     }
 
@@ -514,7 +547,7 @@ impl Exchange {
                 let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Other(frame.clone())) };
                 upstream.outgoing.describe(Target::Portal, name);
                 self.open_pipeline = true;
-                self.expect(Expect::Describe);
+                self.expect(Expect::Describe { statement: None });
                 Performed::Done
             }
         }
@@ -589,6 +622,7 @@ impl Exchange {
                 let refusal = Refusal { token, error };
                 if protocol == Protocol::Simple {
                     upstream.outgoing.refused_query(&refusal.token);
+                    upstream.prepared.set_unnamed(None);
                     self.open_pipeline = false;
                     self.expect(Expect::Query { permit: None, completed: 0, refusal: Some(refusal) });
                 } else {
@@ -640,10 +674,7 @@ fn no_portal(name: &str) -> Box<ErrorMessage> {
     Box::new(ErrorMessage::error(SqlState::INVALID_CURSOR_NAME, format!("portal \"{name}\" does not exist")))
 }
 
-fn too_many_statements(most: usize) -> Box<ErrorMessage> {
-    let error = ErrorMessage::error(
-        SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-        format!("this session already holds {most} prepared statements"),
-    );
+fn too_many_statements(text: String) -> Box<ErrorMessage> {
+    let error = ErrorMessage::error(SqlState::CONFIGURATION_LIMIT_EXCEEDED, text);
     Box::new(error.hint("Close the prepared statements that are no longer used, or let the driver cache fewer."))
 }

@@ -68,7 +68,8 @@ impl Exchange {
                 let permit = permit.clone();
                 let at = *completed;
                 *completed += 1;
-                self.copy_in = None;
+                // In `BEGIN; COPY …` the first CommandComplete is not the copy's.
+                self.copy_in = self.copy_in.filter(|copy| !copy.begun);
                 if let Some(permit) = permit {
                     self.completed(&permit, Some(at), body, upstream);
                 }
@@ -87,8 +88,8 @@ impl Exchange {
                 }
             }
             (Expect::Bind { .. }, b'2') => Handled::Forward,
-            (Expect::Describe, b't') => return Ok(Handled::Forward),
-            (Expect::Describe, b'T' | b'n') => Handled::Forward,
+            (Expect::Describe { .. }, b't') => return Ok(Handled::Forward),
+            (Expect::Describe { .. }, b'T' | b'n') => Handled::Forward,
             (Expect::Execute { .. }, b'D' | b'H' | b'd' | b'c') => return Ok(Handled::Forward),
             (Expect::Execute { .. }, b's' | b'I') => Handled::Forward,
             (Expect::Execute { statement }, b'C') => {
@@ -179,6 +180,7 @@ impl Exchange {
             return Err(SessionEnd::UpstreamMessage(b'E'));
         };
         let fatal = fields.is_fatal();
+        let of_pipeline = !matches!(self.pending.front(), Some(Expect::Query { .. } | Expect::Sync { .. }) | None);
         self.failed = true;
         self.copy_in = None;
         let ours = self.ours_instead(&fields);
@@ -188,8 +190,11 @@ impl Exchange {
             let text = fields.message().unwrap_or("a setting of this session is no longer accepted").to_owned();
             return Err(SessionEnd::Setting(Box::new(ErrorMessage::fatal(code, text))));
         }
-        if !matches!(self.pending.front(), Some(Expect::Query { .. } | Expect::Sync { .. }) | None) {
+        if of_pipeline {
             self.unwind(&fields, upstream);
+        } else if let Some(Expect::Query { permit: Some(permit), completed, .. }) = self.pending.front() {
+            let (permit, completed) = (permit.clone(), *completed);
+            self.has_not_run(&permit, completed);
         }
         Ok(match ours {
             Some(error) if !fatal => {
@@ -224,12 +229,16 @@ impl Exchange {
     /// The server skips up to Sync: what was sent in between has not happened.
     fn unwind(&mut self, fields: &ErrorFields<'_>, upstream: &mut UpstreamState) {
         let stale_plan = fields.code() == Some("0A000") && fields.message() == Some(STALE_PLAN);
+        // Whoever changed the schema did it around the gate, or in a hurry: the other connections' plans are as old.
+        self.schema_changed |= stale_plan;
         let mut skipped = Vec::new();
         while !matches!(self.pending.front(), Some(Expect::Sync { .. }) | None) {
             skipped.extend(self.pending.pop_front());
         }
         if self.pending.is_empty() {
             self.skip_until_sync = true;
+            // Also when a Query, skipped like the rest, had seemed to close it: the server waits for Sync.
+            self.open_pipeline = true;
         }
         for expect in skipped.into_iter().rev() {
             match expect {
@@ -241,7 +250,14 @@ impl Exchange {
                     }
                     self.take_back(undo);
                 }
-                Expect::Execute { statement: Some(statement) } if stale_plan => upstream.prepared.forget(&statement),
+                Expect::Describe { statement: Some(statement) } if stale_plan => upstream.prepared.forget(&statement),
+                Expect::Execute { statement: Some(statement) } => {
+                    if stale_plan {
+                        upstream.prepared.forget(&statement);
+                    }
+                    self.has_not_run(&statement.permit, 0);
+                }
+                Expect::Query { permit: Some(permit), .. } => self.has_not_run(&permit, 0),
                 // What had to make room has not gone: the next session's reset drops it.
                 Expect::Close { visible: false, .. } => self.tainted = true,
                 Expect::Bind { undo } | Expect::Close { undo, .. } | Expect::Local { undo, .. } => {
@@ -257,6 +273,17 @@ impl Exchange {
             }
         }
         self.head_changed();
+    }
+
+    /// What `prepare_for` assumed of these statements was too early.
+    fn has_not_run(&mut self, permit: &Permit, from: usize) {
+        for effect in (from..permit.statements()).flat_map(|at| permit.effects_of(at)) {
+            if let Effect::SqlPrepare { name } = effect
+                && self.sql_prepared.get(name) == Some(&false)
+            {
+                self.sql_prepared.remove(name);
+            }
+        }
     }
 
     fn ready_for_query(
@@ -275,6 +302,7 @@ impl Exchange {
             Some(Expect::Settings) => {
                 upstream.settings = self.settings.desired().clone();
                 self.report_parameters(upstream, out);
+                self.give_local_answers(out);
                 return Ok(Handled::Swallowed);
             }
             Some(Expect::Sync { in_copy }) => {
@@ -310,6 +338,7 @@ impl Exchange {
         } else {
             self.settings.commit(&mut upstream.settings);
         }
+        self.settings.settle(&upstream.parameters, &mut upstream.settings);
         // Portals end with their transaction, but for cursors WITH HOLD.
         if !self.portals.is_empty() {
             let later = self.pending.iter().any(|expect| matches!(expect, Expect::Bind { .. }));
@@ -344,7 +373,7 @@ impl Exchange {
                 self.failed = false;
             }
             Effect::SqlPrepare { name } => {
-                self.sql_prepared.insert(name.clone());
+                self.sql_prepared.insert(name.clone(), true);
             }
             Effect::SqlDeallocate { name } => {
                 self.sql_prepared.remove(name);
