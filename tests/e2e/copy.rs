@@ -110,8 +110,8 @@ async fn the_gate_copies_as_postgresql_does() {
 /// PostgreSQL ends the session when it meets any other message inside a copy; the gate fails the copy.
 #[tokio::test]
 async fn another_message_inside_a_copy_fails_it() {
-    let workspace = Stack::shared().await.workspace("storage").await;
-    let credentials = workspace.reveal("customer_db").await;
+    let stack = Stack::shared().await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
     let mut wire = Wire::login(&credentials).await;
     wire.query("CREATE TABLE storage.t (id int PRIMARY KEY, v text)").await;
     let long = format!("Q SELECT '{}'", "x".repeat(2 << 20));

@@ -85,7 +85,7 @@ async fn listen(
 }
 
 /// The script with a wait for every ReadyForQuery, as drivers that know no pipelines work; `None` where one would be in
-/// vain, since a Query in the middle of a pipeline may be skipped.
+/// vain: a Query in the middle of a pipeline may be skipped, a Sync inside a copy is.
 #[must_use]
 pub fn step_by_step(script: &str) -> Option<String> {
     let mut steps = String::new();
@@ -94,7 +94,7 @@ pub fn step_by_step(script: &str) -> Option<String> {
     for line in lines {
         let kind = line.split(' ').next().unwrap_or_default();
         let ends = matches!(kind, "Q" | "S");
-        if kind == "Q" && in_pipeline {
+        if (kind == "Q" && in_pipeline) || matches!(kind, "d" | "c" | "f") {
             return None;
         }
         in_pipeline = !ends;
