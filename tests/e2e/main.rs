@@ -8,6 +8,7 @@ mod drivers;
 mod harness;
 mod hostile;
 mod limits;
+mod memory;
 mod pipelines;
 mod pooling;
 mod protocol;

@@ -35,7 +35,7 @@ pub use server::Handled;
 
 /// How many messages may wait for their answers before the client is read no more: the shortest ones cost the proxy more
 /// than they cost the client, and the proxy's own answers cost the server nothing at all.
-const PENDING_MAX: usize = 4096;
+const PENDING_MAX: usize = 1024;
 
 /// What a client's name for a prepared statement stands for.
 #[derive(Debug, Clone)]
