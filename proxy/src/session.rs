@@ -4,6 +4,7 @@ mod auth;
 pub mod buffer;
 mod end;
 mod exchange;
+mod guard;
 mod relay;
 pub mod route;
 pub mod settings;
@@ -210,7 +211,7 @@ fn startup_settings(message: &StartupMessage, route: &Route) -> Result<Values, S
     let mut take = |name: &str, value: &str| -> Result<(), SessionEnd> {
         let name = name.to_ascii_lowercase();
         judge_setting(&route.role, &name, value).map_err(|denial| {
-            let error = relay::error_of(&denial, ErrorMessage::fatal);
+            let error = guard::error_of(&denial, ErrorMessage::fatal);
             SessionEnd::Setting(Box::new(error))
         })?;
         // What the upstream connections have anyway needs no following.

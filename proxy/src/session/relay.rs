@@ -2,7 +2,12 @@
 //!
 //! One task, one `poll`: every turn reads what there is on both sides, deals with whole frames, and writes what either
 //! side takes; nothing is written while the other side goes unread, and neither side is read while what it said before
-//! still waits (`BACKLOG_BYTES`). Frames that need no look pass in pieces. What a message means is [`Exchange`]'s.
+//! still waits (`BACKLOG_BYTES`). Frames that need no look pass in pieces. What a message means is [`Exchange`]'s, whether
+//! SQL may pass is the [guard](super::guard)'s; here are the sockets, the buffers, the lease and the limits of time.
+
+mod client;
+mod clock;
+mod server;
 
 use std::io;
 use std::pin::Pin;
@@ -10,34 +15,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use portcullis_policy::{Denial, Permit, Surface, Target, Verdict, judge, needs_big_stack};
-use portcullis_wire::{ErrorMessage, Frame, Frontend, Header, SqlState, TransactionStatus};
+use bytes::BytesMut;
+use portcullis_wire::{ErrorMessage, SqlState, TransactionStatus};
 use tokio::time::Sleep;
 
 use super::Greeted;
 use super::auth::Identity;
 use super::buffer::poll_drain;
 use super::end::{SessionEnd, lease_message};
-use super::exchange::{Exchange, ExchangeLimits, Handled, Message, Performed, Surroundings};
+use super::exchange::{Exchange, ExchangeLimits, Message};
 use super::route::Route;
 use super::startup::ClientStream;
 use crate::cancel::Registered;
 use crate::gate::Gate;
 use crate::metrics::Direction;
 use crate::pool::{Lease, LeaseError};
-use crate::prepared::Statement;
-use crate::sessions::{Doing, Registration, Signal};
-use crate::upstream::{Destination, READ_BYTES};
+use crate::sessions::{Registration, Signal};
+use crate::upstream::Destination;
 
 /// What may wait to be written to one side before the other is read no more, bytes.
 const BACKLOG_BYTES: usize = 64 * 1024;
-/// The largest message of a server that is held as a whole; longer ones of these kinds do not occur.
-const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Any message of a server, as far as the protocol's length field goes.
-const SERVER_FRAME_BYTES_MAX: usize = i32::MAX as usize;
-/// How long a statement may take to end after it was cancelled for its time limit.
-const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
 type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Turn = Result<bool, SessionEnd>;
@@ -226,258 +223,6 @@ impl Relay {
         Ok(())
     }
 
-    fn read_client(&mut self, cx: &mut Context<'_>) -> Turn {
-        let behind = self.lease.as_ref().is_some_and(|lease| lease.outgoing.len() >= BACKLOG_BYTES);
-        if behind || self.client.outgoing.len() >= BACKLOG_BYTES {
-            return Ok(false);
-        }
-        if self.client_waits && self.client.incoming.len() >= BACKLOG_BYTES {
-            return Ok(false);
-        }
-        self.client.incoming.reserve(READ_BYTES);
-        let stream = Pin::new(&mut self.client.stream);
-        match tokio_util::io::poll_read_buf(stream, cx, &mut self.client.incoming) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(0)) => Err(SessionEnd::ClientGone),
-            Poll::Ready(Ok(count)) => {
-                self.gate.metrics.bytes(Direction::FromClient, count as u64);
-                self.last_activity = Instant::now();
-                Ok(true)
-            }
-            Poll::Ready(Err(error)) if is_hang_up(&error) => Err(SessionEnd::ClientGone),
-            Poll::Ready(Err(error)) => Err(SessionEnd::ClientIo(error)),
-        }
-    }
-
-    /// Deals with the frames that the client has sent, as far as they are whole and may be dealt with now.
-    fn serve_client(&mut self, cx: &mut Context<'_>) -> Turn {
-        let mut moved = false;
-        self.client_waits = true;
-        loop {
-            if let Some(judging) = &mut self.judging {
-                let Poll::Ready(message) = judging.as_mut().poll(cx) else { return Ok(moved) };
-                self.judging = None;
-                self.message = Some(message);
-            }
-            if self.message.is_some() {
-                if !self.perform()? {
-                    return Ok(moved);
-                }
-                moved = true;
-                continue;
-            }
-            let backlog = self.lease.as_ref().map_or(0, |lease| lease.outgoing.len()) + self.client.outgoing.len();
-            let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
-            if backlog >= 2 * BACKLOG_BYTES || (self.client_piece == 0 && self.exchange.is_crowded(upstream)) {
-                return Ok(moved);
-            }
-            if !self.next_frame()? {
-                self.client_waits = self.exchange.copy_is_undecided();
-                return Ok(moved);
-            }
-            moved = true;
-        }
-    }
-
-    /// Takes the next frame, or a piece of one, from what the client has sent; `false` when there is none yet.
-    fn next_frame(&mut self) -> Turn {
-        if self.client_piece > 0 {
-            let count = self.client_piece.min(self.client.incoming.len());
-            if count == 0 {
-                return Ok(false);
-            }
-            self.pass_to_server(count);
-            self.client_piece -= count;
-            return Ok(true);
-        }
-        if self.client_skip > 0 {
-            let count = self.client_skip.min(self.client.incoming.len());
-            self.client.incoming.advance(count);
-            self.client_skip -= count;
-            return Ok(count > 0);
-        }
-        let limits = &self.gate.config.limits;
-        let Some(header) = Header::peek_frontend(&self.client.incoming, limits.frame_bytes_max)? else {
-            return Ok(false);
-        };
-        if header.tag == b'd' {
-            let piece = if self.exchange.is_skipping() { &mut self.client_skip } else { &mut self.client_piece };
-            *piece = header.frame_len();
-            return Ok(true);
-        }
-        let may_be_now = matches!(header.tag, b'c' | b'f' | b'H' | b'S' | b'X');
-        if self.exchange.copy_is_undecided() && !may_be_now {
-            return Ok(false);
-        }
-        if matches!(header.tag, b'Q' | b'P') && header.body_len > self.sql_frame_bytes_max() {
-            return Ok(self.skip_long_text(header));
-        }
-        if self.client.incoming.len() < header.frame_len() {
-            return Ok(false);
-        }
-        let Some(frame) = portcullis_wire::cut_frontend_frame(&mut self.client.incoming, limits.frame_bytes_max)?
-        else {
-            return Ok(false);
-        };
-        self.admit(frame)?;
-        Ok(true)
-    }
-
-    /// Text, name, NULs and at most 65,535 parameter types.
-    fn sql_frame_bytes_max(&self) -> usize {
-        self.gate.config.limits.sql_bytes_max + 64 + 3 + 4 * 65_535
-    }
-
-    /// A text that is too long is read away without being held, and refused.
-    fn skip_long_text(&mut self, header: Header) -> bool {
-        self.client_skip = header.frame_len();
-        if self.exchange.is_skipping() {
-            return true;
-        }
-        if self.exchange.in_copy() {
-            if let Some(lease) = &mut self.lease {
-                self.exchange.break_copy(header.tag, &mut lease.outgoing);
-            }
-            return true;
-        }
-        let error = Box::new(too_long(self.gate.config.limits.sql_bytes_max));
-        self.message = Some(match header.tag {
-            b'Q' => Message::RefusedQuery(error),
-            // Its name has not been read; PostgreSQL would have forgotten the unnamed statement by now.
-            _ => Message::RefusedParse { name: String::new(), error },
-        });
-        true
-    }
-
-    fn pass_to_server(&mut self, count: usize) {
-        if let Some(lease) = &mut self.lease {
-            lease.outgoing.copy_bytes(&self.client.incoming[..count]);
-        }
-        // Without a connection there is no COPY either: the server would ignore it.
-        self.client.incoming.advance(count);
-    }
-
-    /// Looks at one whole frame: COPY's own pass, SQL is judged, the rest waits its turn.
-    fn admit(&mut self, frame: Frame) -> Result<(), SessionEnd> {
-        let tag = frame.tag();
-        if tag == b'X' {
-            return Err(SessionEnd::ClientTerminated);
-        }
-        if self.exchange.is_skipping() && tag != b'S' {
-            // Skipped as the server skips, yet what is no message at all still ends the session.
-            return match Frontend::decode(tag, frame.body()) {
-                Err(error) if error.is_fatal() => Err(error.into()),
-                _ => Ok(()),
-            };
-        }
-        if matches!(tag, b'c' | b'f') {
-            Frontend::decode(tag, frame.body())?;
-            if let Some(lease) = &mut self.lease {
-                lease.outgoing.copy_bytes(frame.raw());
-            }
-            self.exchange.copy_ended();
-            return Ok(());
-        }
-        if self.exchange.in_copy() && !matches!(tag, b'H' | b'S') {
-            if let Some(lease) = &mut self.lease {
-                self.exchange.break_copy(tag, &mut lease.outgoing);
-            }
-            return Ok(());
-        }
-        match Frontend::decode(tag, frame.body()) {
-            Err(error) if error.is_fatal() => return Err(error.into()),
-            Err(error) => {
-                let error = ErrorMessage::error(error.sqlstate(), error.to_string());
-                self.refuse_frame(&frame, error);
-            }
-            Ok(Frontend::Query { sql }) => self.judge(Surface::SimpleQuery, sql, None),
-            Ok(Frontend::Parse { name, sql, param_types }) => {
-                self.judge(Surface::Parse, sql, Some((name.to_owned(), param_types.to_vec())));
-            }
-            Ok(Frontend::FunctionCall) => self.message = Some(Message::RefusedQuery(Box::new(function_call()))),
-            Ok(Frontend::Password { .. }) => return Err(SessionEnd::ClientMessage(tag)),
-            Ok(_) => self.message = Some(Message::Other(frame)),
-        }
-        Ok(())
-    }
-
-    fn refuse_frame(&mut self, frame: &Frame, error: ErrorMessage) {
-        let error = Box::new(error);
-        self.message = Some(match frame.tag() {
-            b'Q' => Message::RefusedQuery(error),
-            _ => Message::Refused(error),
-        });
-    }
-
-    /// Asks the judge, here for a short text, on a thread with a stack of its own for a long one.
-    fn judge(&mut self, surface: Surface, sql: &[u8], parse: Option<(String, Vec<u8>)>) {
-        if !needs_big_stack(sql) {
-            self.message = Some(verdict(&self.gate, &self.route, surface, sql, parse));
-            return;
-        }
-        let (gate, route, sql) = (self.gate.clone(), self.route.clone(), sql.to_vec());
-        self.judging = Some(Box::pin(async move {
-            let turn = gate.long_texts.turn(&route.workspace).await;
-            let (name, simple) = (parse.as_ref().map(|(name, _)| name.clone()), parse.is_none());
-            let judged = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                verdict(&gate, &route, surface, &sql, parse)
-            });
-            judged.await.unwrap_or_else(|_| {
-                let error =
-                    Box::new(ErrorMessage::error(SqlState::INTERNAL_ERROR, "the statement could not be judged"));
-                match name {
-                    Some(name) if !simple => Message::RefusedParse { name, error },
-                    _ => Message::RefusedQuery(error),
-                }
-            })
-        }));
-    }
-
-    /// Hands the waiting message to the exchange; `false` when it has to go on waiting.
-    fn perform(&mut self) -> Turn {
-        if self.leasing.is_some() {
-            return Ok(false);
-        }
-        let Some(message) = self.message.take() else { return Ok(false) };
-        let (gate, route) = (self.gate.clone(), self.route.clone());
-        let rejudge = |statement: &Statement| rejudge(&gate, &route, statement);
-        let around = Surroundings {
-            rejudge: &rejudge,
-            policy: &route.policy,
-            schema_epoch: gate.pools.schema_epoch(&route.destination),
-        };
-        let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
-        match self.exchange.perform(message, upstream, &mut self.client.outgoing, &around) {
-            Performed::Done => {
-                if let Some(error) = self.lease.as_mut().and_then(|lease| lease.outgoing.take_error()) {
-                    return Err(error.into());
-                }
-                if self.work_since.is_none() && self.exchange.working_since().is_some() {
-                    self.work_since = Some(Instant::now());
-                    self.registration.handle().set_doing(Doing::Active);
-                    self.registration.handle().count_statement();
-                }
-                self.note_pin();
-                Ok(true)
-            }
-            Performed::NeedsLease(message) => {
-                self.message = Some(message);
-                let (gate, route) = (self.gate.clone(), self.route.clone());
-                self.registration.handle().set_doing(Doing::Waiting);
-                self.cancel.slot().prepare();
-                let leasing = async move { lease(&gate, &route.destination).await };
-                self.leasing = Some((Box::pin(leasing), Instant::now()));
-                Ok(true)
-            }
-            Performed::Later(message) => {
-                self.message = Some(message);
-                Ok(false)
-            }
-            Performed::Broken(end) => Err(end),
-        }
-    }
-
     fn note_pin(&mut self) {
         let pin = self.exchange.pin();
         if pin == self.pinned {
@@ -559,108 +304,6 @@ impl Relay {
         };
     }
 
-    fn read_server(&mut self, cx: &mut Context<'_>) -> Turn {
-        if self.client.outgoing.len() >= BACKLOG_BYTES {
-            return Ok(false);
-        }
-        let Some(lease) = &mut self.lease else { return Ok(false) };
-        let moved = match lease.poll_read(cx) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(0)) => {
-                return Err(if self.server_is_leaving { SessionEnd::UpstreamFatal } else { SessionEnd::UpstreamGone });
-            }
-            Poll::Ready(Ok(_)) => true,
-            Poll::Ready(Err(_)) if self.server_is_leaving => return Err(SessionEnd::UpstreamFatal),
-            Poll::Ready(Err(error)) => return Err(SessionEnd::Upstream(error.into())),
-        };
-        if moved {
-            self.serve_server()?;
-        }
-        Ok(moved)
-    }
-
-    /// Deals with the frames that the server has sent.
-    fn serve_server(&mut self) -> Result<(), SessionEnd> {
-        let Some(mut lease) = self.lease.take() else { return Ok(()) };
-        let mut incoming = std::mem::take(&mut lease.incoming);
-        let result = self.server_frames(&mut lease, &mut incoming);
-        lease.incoming = incoming;
-        lease.tainted |= self.exchange.take_taint();
-        if self.exchange.take_schema_change() {
-            self.gate.pools.schema_changed(&self.route.destination);
-        }
-        self.lease = Some(lease);
-        result
-    }
-
-    fn server_frames(&mut self, lease: &mut Lease, incoming: &mut BytesMut) -> Result<(), SessionEnd> {
-        loop {
-            if self.server_piece > 0 {
-                let count = self.server_piece.min(incoming.len());
-                if count == 0 {
-                    return Ok(());
-                }
-                self.client.outgoing.extend_from_slice(&incoming[..count]);
-                incoming.advance(count);
-                self.server_piece -= count;
-                continue;
-            }
-            let Some(header) = Header::peek(incoming, SERVER_FRAME_BYTES_MAX)
-                .map_err(|_| SessionEnd::UpstreamMessage(incoming.first().copied().unwrap_or(0)))?
-            else {
-                return Ok(());
-            };
-            if self.exchange.passes_in_pieces(header.tag) {
-                self.server_piece = header.frame_len();
-                continue;
-            }
-            if header.body_len > HELD_BYTES_MAX {
-                return Err(SessionEnd::UpstreamMessage(header.tag));
-            }
-            if incoming.len() < header.frame_len() {
-                return Ok(());
-            }
-            let frame = incoming.split_to(header.frame_len());
-            let out = &mut self.client.outgoing;
-            match self.exchange.server_message(header.tag, &frame[Header::LEN..], lease.state_mut(), out)? {
-                Handled::Forward => out.extend_from_slice(&frame),
-                Handled::Swallowed => {}
-                Handled::Fatal => {
-                    out.extend_from_slice(&frame);
-                    self.server_is_leaving = true;
-                }
-            }
-            if header.tag == b'Z' {
-                self.statement_ended(lease.status);
-            }
-        }
-    }
-
-    fn statement_ended(&mut self, status: TransactionStatus) {
-        self.last_activity = Instant::now();
-        self.cancelled_at = None;
-        if self.exchange.working_since().is_some() {
-            return;
-        }
-        if let Some(since) = self.work_since.take() {
-            self.gate.metrics.query_seconds(since.elapsed());
-        }
-        let doing = if status == TransactionStatus::Idle { Doing::Idle } else { Doing::IdleInTransaction };
-        self.registration.handle().set_doing(doing);
-        self.note_pin();
-    }
-
-    fn write_server(&mut self, cx: &mut Context<'_>) -> Turn {
-        let Some(lease) = &mut self.lease else { return Ok(false) };
-        match lease.poll_flush(cx) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(moved)) => Ok(moved),
-            // What the server said last is still to be read, and tells more than a broken pipe.
-            Poll::Ready(Err(_)) if self.server_is_leaving => Err(SessionEnd::UpstreamFatal),
-            Poll::Ready(Err(error)) => Err(SessionEnd::Upstream(error.into())),
-        }
-    }
-
     fn write_client(&mut self, cx: &mut Context<'_>) -> Turn {
         let before = self.client.outgoing.len();
         let Client { stream, outgoing, unflushed, .. } = &mut self.client;
@@ -697,75 +340,6 @@ impl Relay {
         }
         false
     }
-
-    /// Arms the timer for the nearest limit, and acts on one that is over.
-    fn watch_the_clock(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
-        loop {
-            let now = Instant::now();
-            let Some(deadline) = self.deadline() else { return Ok(()) };
-            if deadline <= now {
-                self.deadline_passed(now)?;
-                continue; // ends: each limit either ends the session or moves its own deadline on
-            }
-            // A timer that fires too early costs less than one that is set anew for every statement.
-            if deadline < self.timer_at || self.timer_at <= now {
-                self.timer_at = deadline;
-                self.timer.as_mut().reset(deadline.into());
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Ok(());
-            }
-            self.timer_at = now;
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let limits = &self.gate.config.limits;
-        if let Some(cancelled) = self.cancelled_at {
-            return Some(cancelled + CANCEL_GRACE);
-        }
-        if self.leasing.is_some() || self.judging.is_some() {
-            return None; // both have limits of their own
-        }
-        if let Some(since) = self.exchange.working_since() {
-            return Some(since + self.statement_timeout());
-        }
-        let in_transaction = self.lease.as_ref().is_some_and(|lease| {
-            lease.status != TransactionStatus::Idle || !self.exchange.is_quiet() || self.exchange.in_copy()
-        });
-        let (limit, from) = match in_transaction {
-            true => (limits.idle_in_transaction_timeout_ms, self.last_activity),
-            false => (limits.idle_timeout_ms, self.last_activity),
-        };
-        Some(from + Duration::from_millis(limit))
-    }
-
-    fn statement_timeout(&self) -> Duration {
-        let general = Duration::from_millis(self.gate.config.limits.statement_timeout_ms);
-        let role = self.route.role.query_timeout_ms().map(Duration::from_millis);
-        [self.route.query_timeout, role].into_iter().flatten().fold(general, Duration::min)
-    }
-
-    fn deadline_passed(&mut self, now: Instant) -> Result<(), SessionEnd> {
-        if self.cancelled_at.is_some() {
-            return Err(SessionEnd::StatementStuck);
-        }
-        if self.exchange.working_since().is_some() {
-            self.gate.metrics.limit_hit("statement_timeout");
-            let limit = self.statement_timeout();
-            self.exchange.cancelled_because(statement_timeout(limit));
-            self.cancelled_at = Some(now);
-            self.send_cancel();
-            return Ok(());
-        }
-        if self.lease.as_ref().is_some_and(|lease| lease.status != TransactionStatus::Idle || !self.exchange.is_quiet())
-        {
-            self.gate.metrics.limit_hit("idle_in_transaction_timeout");
-            return Err(SessionEnd::IdleInTransactionTimeout);
-        }
-        self.gate.metrics.limit_hit("idle_timeout");
-        Err(SessionEnd::IdleTimeout)
-    }
 }
 
 /// A connection for `to`. When the server does not take the credentials, they may just have been rotated: the catalog
@@ -787,80 +361,6 @@ pub(super) async fn lease(gate: &Gate, to: &Destination) -> Result<Lease, LeaseE
         }
         other => other,
     }
-}
-
-fn verdict(gate: &Gate, route: &Route, surface: Surface, sql: &[u8], parse: Option<(String, Vec<u8>)>) -> Message {
-    let began = Instant::now();
-    let verdict = ask(route, surface, sql);
-    gate.metrics.verdict_seconds(began.elapsed());
-    match (verdict, parse) {
-        (Verdict::Allow(permit), None) => {
-            gate.metrics.statement_allowed();
-            Message::Query(permit)
-        }
-        (Verdict::Allow(permit), Some((name, types))) => {
-            gate.metrics.statement_allowed();
-            Message::Parse { name, permit, types }
-        }
-        (Verdict::Deny(denial), parse) => {
-            let error = denied(gate, route, &denial);
-            match parse {
-                None => Message::RefusedQuery(error),
-                Some((name, _)) => Message::RefusedParse { name, error },
-            }
-        }
-    }
-}
-
-fn ask(route: &Route, surface: Surface, sql: &[u8]) -> Verdict {
-    let [real, alias] = &route.database_names;
-    judge(&route.role, surface, sql, &Target { database_names: &[real, alias] })
-}
-
-fn denied(gate: &Gate, route: &Route, denial: &Denial) -> Box<ErrorMessage> {
-    gate.metrics.statement_refused(denial.rule);
-    tracing::info!(workspace = %route.workspace, kind = route.role.kind(), rule = denial.rule, "statement refused");
-    Box::new(error_of(denial, ErrorMessage::error))
-}
-
-fn rejudge(gate: &Gate, route: &Route, statement: &Statement) -> Result<Permit, Box<ErrorMessage>> {
-    match ask(route, Surface::Parse, statement.permit.text().as_bytes()) {
-        Verdict::Allow(permit) => Ok(permit),
-        Verdict::Deny(denial) => Err(denied(gate, route, &denial)),
-    }
-}
-
-/// A refusal in the form of an ErrorResponse.
-pub(super) fn error_of(denial: &Denial, make: fn(SqlState, String) -> ErrorMessage) -> ErrorMessage {
-    let code = SqlState::parse(denial.sqlstate).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
-    let mut error = make(code, denial.message.clone());
-    if !denial.detail.is_empty() {
-        error = error.detail(denial.detail.clone());
-    }
-    if !denial.hint.is_empty() {
-        error = error.hint(denial.hint.clone());
-    }
-    match denial.position {
-        Some(position) => error.position(position),
-        None => error,
-    }
-}
-
-fn statement_timeout(limit: Duration) -> ErrorMessage {
-    ErrorMessage::error(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
-        .detail(format!("The gate's limit for one statement is {} ms.", limit.as_millis()))
-        .hint("Make the statement smaller, or have query_timeout_ms raised for the workspace.")
-}
-
-fn too_long(most: usize) -> ErrorMessage {
-    ErrorMessage::error(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("the text is longer than {most} bytes"))
-        .hint("Send data as parameters or by COPY … FROM STDIN.")
-}
-
-fn function_call() -> ErrorMessage {
-    ErrorMessage::error(SqlState::FEATURE_NOT_SUPPORTED, "function calls by OID are not supported")
-        .detail("The message FunctionCall bypasses SQL; drivers use it for large objects (lo_open and the like).")
-        .hint("Store large values in bytea columns.")
 }
 
 fn cause(error: &LeaseError) -> Option<String> {

@@ -1,0 +1,88 @@
+//! Asks the judge, and puts its answer into the protocol's words.
+//!
+//! A `Permit` goes on as the message that carries it; a `Denial` becomes an ErrorResponse with its code, message, DETAIL,
+//! HINT and position, is counted by its rule, and is logged without any SQL.
+
+use std::time::Instant;
+
+use portcullis_policy::{Denial, Permit, Surface, Target, Verdict, judge};
+use portcullis_wire::{ErrorMessage, SqlState};
+
+use super::exchange::Message;
+use super::route::Route;
+use crate::gate::Gate;
+use crate::prepared::Statement;
+
+pub(super) fn verdict(
+    gate: &Gate,
+    route: &Route,
+    surface: Surface,
+    sql: &[u8],
+    parse: Option<(String, Vec<u8>)>,
+) -> Message {
+    let began = Instant::now();
+    let verdict = ask(route, surface, sql);
+    gate.metrics.verdict_seconds(began.elapsed());
+    match (verdict, parse) {
+        (Verdict::Allow(permit), None) => {
+            gate.metrics.statement_allowed();
+            Message::Query(permit)
+        }
+        (Verdict::Allow(permit), Some((name, types))) => {
+            gate.metrics.statement_allowed();
+            Message::Parse { name, permit, types }
+        }
+        (Verdict::Deny(denial), parse) => {
+            let error = denied(gate, route, &denial);
+            match parse {
+                None => Message::RefusedQuery(error),
+                Some((name, _)) => Message::RefusedParse { name, error },
+            }
+        }
+    }
+}
+
+fn ask(route: &Route, surface: Surface, sql: &[u8]) -> Verdict {
+    let [real, alias] = &route.database_names;
+    judge(&route.role, surface, sql, &Target { database_names: &[real, alias] })
+}
+
+fn denied(gate: &Gate, route: &Route, denial: &Denial) -> Box<ErrorMessage> {
+    gate.metrics.statement_refused(denial.rule);
+    tracing::info!(workspace = %route.workspace, kind = route.role.kind(), rule = denial.rule, "statement refused");
+    Box::new(error_of(denial, ErrorMessage::error))
+}
+
+pub(super) fn rejudge(gate: &Gate, route: &Route, statement: &Statement) -> Result<Permit, Box<ErrorMessage>> {
+    match ask(route, Surface::Parse, statement.permit.text().as_bytes()) {
+        Verdict::Allow(permit) => Ok(permit),
+        Verdict::Deny(denial) => Err(denied(gate, route, &denial)),
+    }
+}
+
+/// A refusal in the form of an ErrorResponse.
+pub(super) fn error_of(denial: &Denial, make: fn(SqlState, String) -> ErrorMessage) -> ErrorMessage {
+    let code = SqlState::parse(denial.sqlstate).unwrap_or(SqlState::INSUFFICIENT_PRIVILEGE);
+    let mut error = make(code, denial.message.clone());
+    if !denial.detail.is_empty() {
+        error = error.detail(denial.detail.clone());
+    }
+    if !denial.hint.is_empty() {
+        error = error.hint(denial.hint.clone());
+    }
+    match denial.position {
+        Some(position) => error.position(position),
+        None => error,
+    }
+}
+
+pub(super) fn too_long(most: usize) -> ErrorMessage {
+    ErrorMessage::error(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("the text is longer than {most} bytes"))
+        .hint("Send data as parameters or by COPY … FROM STDIN.")
+}
+
+pub(super) fn function_call() -> ErrorMessage {
+    ErrorMessage::error(SqlState::FEATURE_NOT_SUPPORTED, "function calls by OID are not supported")
+        .detail("The message FunctionCall bypasses SQL; drivers use it for large objects (lo_open and the like).")
+        .hint("Store large values in bytea columns.")
+}

@@ -1,0 +1,272 @@
+//! The client's side of the relay: its bytes become frames, its frames messages, and its messages are dealt with.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Buf;
+use portcullis_policy::{Surface, needs_big_stack};
+use portcullis_wire::{ErrorMessage, Frame, Frontend, Header, SqlState};
+
+use super::{BACKLOG_BYTES, Relay, Turn, is_hang_up, lease};
+use crate::metrics::Direction;
+use crate::prepared::Statement;
+use crate::session::end::SessionEnd;
+use crate::session::exchange::{Message, Performed, Surroundings};
+use crate::session::guard::{function_call, rejudge, too_long, verdict};
+use crate::sessions::Doing;
+use crate::upstream::READ_BYTES;
+
+impl Relay {
+    pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Turn {
+        let behind = self.lease.as_ref().is_some_and(|lease| lease.outgoing.len() >= BACKLOG_BYTES);
+        if behind || self.client.outgoing.len() >= BACKLOG_BYTES {
+            return Ok(false);
+        }
+        if self.client_waits && self.client.incoming.len() >= BACKLOG_BYTES {
+            return Ok(false);
+        }
+        self.client.incoming.reserve(READ_BYTES);
+        let stream = Pin::new(&mut self.client.stream);
+        match tokio_util::io::poll_read_buf(stream, cx, &mut self.client.incoming) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => Err(SessionEnd::ClientGone),
+            Poll::Ready(Ok(count)) => {
+                self.gate.metrics.bytes(Direction::FromClient, count as u64);
+                self.last_activity = Instant::now();
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) if is_hang_up(&error) => Err(SessionEnd::ClientGone),
+            Poll::Ready(Err(error)) => Err(SessionEnd::ClientIo(error)),
+        }
+    }
+
+    /// Deals with the frames that the client has sent, as far as they are whole and may be dealt with now.
+    pub(super) fn serve_client(&mut self, cx: &mut Context<'_>) -> Turn {
+        let mut moved = false;
+        self.client_waits = true;
+        loop {
+            if let Some(judging) = &mut self.judging {
+                let Poll::Ready(message) = judging.as_mut().poll(cx) else { return Ok(moved) };
+                self.judging = None;
+                self.message = Some(message);
+            }
+            if self.message.is_some() {
+                if !self.perform()? {
+                    return Ok(moved);
+                }
+                moved = true;
+                continue;
+            }
+            let backlog = self.lease.as_ref().map_or(0, |lease| lease.outgoing.len()) + self.client.outgoing.len();
+            let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
+            if backlog >= 2 * BACKLOG_BYTES || (self.client_piece == 0 && self.exchange.is_crowded(upstream)) {
+                return Ok(moved);
+            }
+            if !self.next_frame()? {
+                self.client_waits = self.exchange.copy_is_undecided();
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    /// Takes the next frame, or a piece of one, from what the client has sent; `false` when there is none yet.
+    fn next_frame(&mut self) -> Turn {
+        if self.client_piece > 0 {
+            let count = self.client_piece.min(self.client.incoming.len());
+            if count == 0 {
+                return Ok(false);
+            }
+            self.pass_to_server(count);
+            self.client_piece -= count;
+            return Ok(true);
+        }
+        if self.client_skip > 0 {
+            let count = self.client_skip.min(self.client.incoming.len());
+            self.client.incoming.advance(count);
+            self.client_skip -= count;
+            return Ok(count > 0);
+        }
+        let limits = &self.gate.config.limits;
+        let Some(header) = Header::peek_frontend(&self.client.incoming, limits.frame_bytes_max)? else {
+            return Ok(false);
+        };
+        if header.tag == b'd' {
+            let piece = if self.exchange.is_skipping() { &mut self.client_skip } else { &mut self.client_piece };
+            *piece = header.frame_len();
+            return Ok(true);
+        }
+        let may_be_now = matches!(header.tag, b'c' | b'f' | b'H' | b'S' | b'X');
+        if self.exchange.copy_is_undecided() && !may_be_now {
+            return Ok(false);
+        }
+        if matches!(header.tag, b'Q' | b'P') && header.body_len > self.sql_frame_bytes_max() {
+            return Ok(self.skip_long_text(header));
+        }
+        if self.client.incoming.len() < header.frame_len() {
+            return Ok(false);
+        }
+        let Some(frame) = portcullis_wire::cut_frontend_frame(&mut self.client.incoming, limits.frame_bytes_max)?
+        else {
+            return Ok(false);
+        };
+        self.admit(frame)?;
+        Ok(true)
+    }
+
+    /// Text, name, NULs and at most 65,535 parameter types.
+    fn sql_frame_bytes_max(&self) -> usize {
+        self.gate.config.limits.sql_bytes_max + 64 + 3 + 4 * 65_535
+    }
+
+    /// A text that is too long is read away without being held, and refused.
+    fn skip_long_text(&mut self, header: Header) -> bool {
+        self.client_skip = header.frame_len();
+        if self.exchange.is_skipping() {
+            return true;
+        }
+        if self.exchange.in_copy() {
+            if let Some(lease) = &mut self.lease {
+                self.exchange.break_copy(header.tag, &mut lease.outgoing);
+            }
+            return true;
+        }
+        let error = Box::new(too_long(self.gate.config.limits.sql_bytes_max));
+        self.message = Some(match header.tag {
+            b'Q' => Message::RefusedQuery(error),
+            // Its name has not been read; PostgreSQL would have forgotten the unnamed statement by now.
+            _ => Message::RefusedParse { name: String::new(), error },
+        });
+        true
+    }
+
+    fn pass_to_server(&mut self, count: usize) {
+        if let Some(lease) = &mut self.lease {
+            lease.outgoing.copy_bytes(&self.client.incoming[..count]);
+        }
+        // Without a connection there is no COPY either: the server would ignore it.
+        self.client.incoming.advance(count);
+    }
+
+    /// Looks at one whole frame: COPY's own pass, SQL is judged, the rest waits its turn.
+    fn admit(&mut self, frame: Frame) -> Result<(), SessionEnd> {
+        let tag = frame.tag();
+        if tag == b'X' {
+            return Err(SessionEnd::ClientTerminated);
+        }
+        if self.exchange.is_skipping() && tag != b'S' {
+            // Skipped as the server skips, yet what is no message at all still ends the session.
+            return match Frontend::decode(tag, frame.body()) {
+                Err(error) if error.is_fatal() => Err(error.into()),
+                _ => Ok(()),
+            };
+        }
+        if matches!(tag, b'c' | b'f') {
+            Frontend::decode(tag, frame.body())?;
+            if let Some(lease) = &mut self.lease {
+                lease.outgoing.copy_bytes(frame.raw());
+            }
+            self.exchange.copy_ended();
+            return Ok(());
+        }
+        if self.exchange.in_copy() && !matches!(tag, b'H' | b'S') {
+            if let Some(lease) = &mut self.lease {
+                self.exchange.break_copy(tag, &mut lease.outgoing);
+            }
+            return Ok(());
+        }
+        match Frontend::decode(tag, frame.body()) {
+            Err(error) if error.is_fatal() => return Err(error.into()),
+            Err(error) => {
+                let error = ErrorMessage::error(error.sqlstate(), error.to_string());
+                self.refuse_frame(&frame, error);
+            }
+            Ok(Frontend::Query { sql }) => self.judge(Surface::SimpleQuery, sql, None),
+            Ok(Frontend::Parse { name, sql, param_types }) => {
+                self.judge(Surface::Parse, sql, Some((name.to_owned(), param_types.to_vec())));
+            }
+            Ok(Frontend::FunctionCall) => self.message = Some(Message::RefusedQuery(Box::new(function_call()))),
+            Ok(Frontend::Password { .. }) => return Err(SessionEnd::ClientMessage(tag)),
+            Ok(_) => self.message = Some(Message::Other(frame)),
+        }
+        Ok(())
+    }
+
+    fn refuse_frame(&mut self, frame: &Frame, error: ErrorMessage) {
+        let error = Box::new(error);
+        self.message = Some(match frame.tag() {
+            b'Q' => Message::RefusedQuery(error),
+            _ => Message::Refused(error),
+        });
+    }
+
+    /// Asks the judge, here for a short text, on a thread with a stack of its own for a long one.
+    fn judge(&mut self, surface: Surface, sql: &[u8], parse: Option<(String, Vec<u8>)>) {
+        if !needs_big_stack(sql) {
+            self.message = Some(verdict(&self.gate, &self.route, surface, sql, parse));
+            return;
+        }
+        let (gate, route, sql) = (self.gate.clone(), self.route.clone(), sql.to_vec());
+        self.judging = Some(Box::pin(async move {
+            let turn = gate.long_texts.turn(&route.workspace).await;
+            let (name, simple) = (parse.as_ref().map(|(name, _)| name.clone()), parse.is_none());
+            let judged = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                verdict(&gate, &route, surface, &sql, parse)
+            });
+            judged.await.unwrap_or_else(|_| {
+                let error =
+                    Box::new(ErrorMessage::error(SqlState::INTERNAL_ERROR, "the statement could not be judged"));
+                match name {
+                    Some(name) if !simple => Message::RefusedParse { name, error },
+                    _ => Message::RefusedQuery(error),
+                }
+            })
+        }));
+    }
+
+    /// Hands the waiting message to the exchange; `false` when it has to go on waiting.
+    fn perform(&mut self) -> Turn {
+        if self.leasing.is_some() {
+            return Ok(false);
+        }
+        let Some(message) = self.message.take() else { return Ok(false) };
+        let (gate, route) = (self.gate.clone(), self.route.clone());
+        let rejudge = |statement: &Statement| rejudge(&gate, &route, statement);
+        let around = Surroundings {
+            rejudge: &rejudge,
+            policy: &route.policy,
+            schema_epoch: gate.pools.schema_epoch(&route.destination),
+        };
+        let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
+        match self.exchange.perform(message, upstream, &mut self.client.outgoing, &around) {
+            Performed::Done => {
+                if let Some(error) = self.lease.as_mut().and_then(|lease| lease.outgoing.take_error()) {
+                    return Err(error.into());
+                }
+                if self.work_since.is_none() && self.exchange.working_since().is_some() {
+                    self.work_since = Some(Instant::now());
+                    self.registration.handle().set_doing(Doing::Active);
+                    self.registration.handle().count_statement();
+                }
+                self.note_pin();
+                Ok(true)
+            }
+            Performed::NeedsLease(message) => {
+                self.message = Some(message);
+                let (gate, route) = (self.gate.clone(), self.route.clone());
+                self.registration.handle().set_doing(Doing::Waiting);
+                self.cancel.slot().prepare();
+                let leasing = async move { lease(&gate, &route.destination).await };
+                self.leasing = Some((Box::pin(leasing), Instant::now()));
+                Ok(true)
+            }
+            Performed::Later(message) => {
+                self.message = Some(message);
+                Ok(false)
+            }
+            Performed::Broken(end) => Err(end),
+        }
+    }
+}

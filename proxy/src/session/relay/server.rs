@@ -1,0 +1,122 @@
+//! The server's side of the relay: its frames go to the exchange, or past it.
+
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use portcullis_wire::{Header, TransactionStatus};
+
+use super::{BACKLOG_BYTES, Relay, Turn};
+use crate::pool::Lease;
+use crate::session::end::SessionEnd;
+use crate::session::exchange::Handled;
+use crate::sessions::Doing;
+
+/// The largest message of a server that is held as a whole; longer ones of these kinds do not occur.
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Any message of a server, as far as the protocol's length field goes.
+const SERVER_FRAME_BYTES_MAX: usize = i32::MAX as usize;
+
+impl Relay {
+    pub(super) fn read_server(&mut self, cx: &mut Context<'_>) -> Turn {
+        if self.client.outgoing.len() >= BACKLOG_BYTES {
+            return Ok(false);
+        }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        let moved = match lease.poll_read(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0)) => {
+                return Err(if self.server_is_leaving { SessionEnd::UpstreamFatal } else { SessionEnd::UpstreamGone });
+            }
+            Poll::Ready(Ok(_)) => true,
+            Poll::Ready(Err(_)) if self.server_is_leaving => return Err(SessionEnd::UpstreamFatal),
+            Poll::Ready(Err(error)) => return Err(SessionEnd::Upstream(error.into())),
+        };
+        if moved {
+            self.serve_server()?;
+        }
+        Ok(moved)
+    }
+
+    /// Deals with the frames that the server has sent.
+    fn serve_server(&mut self) -> Result<(), SessionEnd> {
+        let Some(mut lease) = self.lease.take() else { return Ok(()) };
+        let mut incoming = std::mem::take(&mut lease.incoming);
+        let result = self.server_frames(&mut lease, &mut incoming);
+        lease.incoming = incoming;
+        lease.tainted |= self.exchange.take_taint();
+        if self.exchange.take_schema_change() {
+            self.gate.pools.schema_changed(&self.route.destination);
+        }
+        self.lease = Some(lease);
+        result
+    }
+
+    fn server_frames(&mut self, lease: &mut Lease, incoming: &mut BytesMut) -> Result<(), SessionEnd> {
+        loop {
+            if self.server_piece > 0 {
+                let count = self.server_piece.min(incoming.len());
+                if count == 0 {
+                    return Ok(());
+                }
+                self.client.outgoing.extend_from_slice(&incoming[..count]);
+                incoming.advance(count);
+                self.server_piece -= count;
+                continue;
+            }
+            let Some(header) = Header::peek(incoming, SERVER_FRAME_BYTES_MAX)
+                .map_err(|_| SessionEnd::UpstreamMessage(incoming.first().copied().unwrap_or(0)))?
+            else {
+                return Ok(());
+            };
+            if self.exchange.passes_in_pieces(header.tag) {
+                self.server_piece = header.frame_len();
+                continue;
+            }
+            if header.body_len > HELD_BYTES_MAX {
+                return Err(SessionEnd::UpstreamMessage(header.tag));
+            }
+            if incoming.len() < header.frame_len() {
+                return Ok(());
+            }
+            let frame = incoming.split_to(header.frame_len());
+            let out = &mut self.client.outgoing;
+            match self.exchange.server_message(header.tag, &frame[Header::LEN..], lease.state_mut(), out)? {
+                Handled::Forward => out.extend_from_slice(&frame),
+                Handled::Swallowed => {}
+                Handled::Fatal => {
+                    out.extend_from_slice(&frame);
+                    self.server_is_leaving = true;
+                }
+            }
+            if header.tag == b'Z' {
+                self.statement_ended(lease.status);
+            }
+        }
+    }
+
+    fn statement_ended(&mut self, status: TransactionStatus) {
+        self.last_activity = Instant::now();
+        self.cancelled_at = None;
+        if self.exchange.working_since().is_some() {
+            return;
+        }
+        if let Some(since) = self.work_since.take() {
+            self.gate.metrics.query_seconds(since.elapsed());
+        }
+        let doing = if status == TransactionStatus::Idle { Doing::Idle } else { Doing::IdleInTransaction };
+        self.registration.handle().set_doing(doing);
+        self.note_pin();
+    }
+
+    pub(super) fn write_server(&mut self, cx: &mut Context<'_>) -> Turn {
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        match lease.poll_flush(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(moved)) => Ok(moved),
+            // What the server said last is still to be read, and tells more than a broken pipe.
+            Poll::Ready(Err(_)) if self.server_is_leaving => Err(SessionEnd::UpstreamFatal),
+            Poll::Ready(Err(error)) => Err(SessionEnd::Upstream(error.into())),
+        }
+    }
+}
