@@ -141,6 +141,8 @@ pub struct UpstreamState {
     pub settings: Values,
     /// Statements prepared here.
     pub prepared: Prepared,
+    /// The session that has written here and so may have left `lastval` and `currval`: to be dropped for any other.
+    pub sequences_of: Option<u64>,
     /// Something was left behind that the next session must not meet; the reset comes before reuse.
     pub tainted: bool,
 }
@@ -154,6 +156,7 @@ impl Default for UpstreamState {
             parameters: BTreeMap::new(),
             settings: Values::new(),
             prepared: Prepared::default(),
+            sequences_of: None,
             tainted: false,
         }
     }
@@ -284,7 +287,7 @@ impl Upstream {
     /// # Errors
     /// The server's refusal of a value, or the connection's failure.
     pub async fn adopt(&mut self, settings: &Values) -> Result<(), UpstreamError> {
-        if let Some(control) = Control::settings(&self.settings, settings) {
+        if let Some(control) = Control::settings(&self.settings, settings, false) {
             self.run(&control).await?;
             self.settings = settings.clone();
         }
@@ -329,6 +332,7 @@ impl Upstream {
             self.run(&Control::discard_all()).await?;
             self.prepared.clear();
             self.settings.clear();
+            self.sequences_of = None;
             self.tainted = false;
         }
         match self.status {

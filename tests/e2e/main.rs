@@ -1,18 +1,22 @@
 //! End to end: real PostgreSQL, real binaries, real drivers. Each module is one promise of the README.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cancel;
 mod clients;
 mod copy;
 mod crashes;
 mod drivers;
 mod harness;
 mod hostile;
+mod leaks;
 mod limits;
 mod memory;
 mod pipelines;
 mod pooling;
+mod prepared;
 mod protocol;
 mod psql;
+mod queue;
 mod reload;
 mod requirements;
 mod rotation;

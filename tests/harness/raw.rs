@@ -67,6 +67,8 @@ type Stream = Box<dyn Socket>;
 pub struct Wire {
     reader: Reader,
     writer: Writer,
+    /// The minor version of the protocol to ask for.
+    pub minor: u8,
     /// The process id and secret of BackendKeyData.
     pub cancel_key: Option<Vec<u8>>,
     /// The parameters reported since the start, in order.
@@ -143,7 +145,7 @@ impl Wire {
     fn over(stream: Stream) -> Wire {
         let (reader, writer) = tokio::io::split(stream);
         let (reader, writer) = (Reader { stream: reader, received: BytesMut::new() }, Writer { stream: writer });
-        Wire { reader, writer, cancel_key: None, parameters: Vec::new(), certificate: Vec::new() }
+        Wire { reader, writer, minor: 0, cancel_key: None, parameters: Vec::new(), certificate: Vec::new() }
     }
 
     /// A session with PostgreSQL itself, through the socket in `home`, which asks for no password.
@@ -176,6 +178,7 @@ impl Wire {
     async fn start(&mut self, parameters: &[(&str, &str)], password: &str) -> Result<(), String> {
         let mut out = BytesMut::new();
         frontend::startup_message(parameters.iter().copied(), &mut out).map_err(|error| error.to_string())?;
+        out[7] = self.minor;
         self.send(&out).await.map_err(|error| error.to_string())?;
         let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
         loop {

@@ -144,6 +144,7 @@ pub struct Surroundings<'a> {
 /// The state of one session's conversation.
 pub struct Exchange {
     limits: ExchangeLimits,
+    session: u64,
     pending: VecDeque<Expect>,
     statements: HashMap<String, Slot>,
     portals: HashMap<String, Portal>,
@@ -169,10 +170,12 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// A conversation that begins with the settings of the startup packet and what was reported to the client for them.
-    pub fn new(limits: ExchangeLimits, startup: Values, reported: BTreeMap<String, String>) -> Self {
+    /// The conversation of the session of this number, which begins with the settings of the startup packet and what
+    /// was reported to the client for them.
+    pub fn new(limits: ExchangeLimits, session: u64, startup: Values, reported: BTreeMap<String, String>) -> Self {
         Self {
             limits,
+            session,
             pending: VecDeque::new(),
             statements: HashMap::new(),
             portals: HashMap::new(),

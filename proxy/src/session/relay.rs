@@ -91,7 +91,7 @@ impl Relay {
         let now = Instant::now();
         let timer_at = now + Duration::from_secs(3600);
         Self {
-            exchange: Exchange::new(limits, startup, reported),
+            exchange: Exchange::new(limits, registration.handle().id, startup, reported),
             client: Client { stream, incoming: received, outgoing: BytesMut::new(), unflushed: false },
             route: Arc::new(route),
             lease: None,

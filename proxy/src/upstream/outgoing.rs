@@ -139,9 +139,13 @@ impl Control {
         Self("DISCARD ALL".into())
     }
 
-    /// What takes a connection's settings from one state to another; `None` when nothing differs.
-    pub fn settings(have: &Values, want: &Values) -> Option<Self> {
-        crate::session::settings::difference(have, want).map(Self)
+    /// What takes a connection's settings from one state to another and, where another session has used them, drops the
+    /// values of sequences; `None` when there is nothing to do.
+    pub fn settings(have: &Values, want: &Values, drop_sequences: bool) -> Option<Self> {
+        let sequences = if drop_sequences { "DISCARD SEQUENCES; " } else { "" };
+        let settings = crate::session::settings::difference(have, want).unwrap_or_default();
+        let sql = format!("{sequences}{settings}");
+        (!sql.is_empty()).then_some(Self(sql))
     }
 }
 

@@ -127,7 +127,7 @@ impl Exchange {
         }
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Query(permit)) };
         self.bring_settings(upstream);
-        self.prepare_for(&permit);
+        self.prepare_for(&permit, upstream);
         upstream.outgoing.query(&permit);
         // https://www.postgresql.org/docs/current/protocol-flow.html: a simple Query destroys the unnamed statement.
         upstream.prepared.set_unnamed(None);
@@ -194,7 +194,11 @@ impl Exchange {
     }
 
     /// What holds from the moment the text is sent, whether or not it succeeds.
-    fn prepare_for(&mut self, permit: &Permit) {
+    fn prepare_for(&mut self, permit: &Permit, upstream: &mut UpstreamState) {
+        if !permit.writes().is_empty() {
+            // A column's default may have used a sequence.
+            upstream.sequences_of = Some(self.session);
+        }
         for effect in permit.effects() {
             match effect {
                 Effect::Pin(reason) => self.pin = Some(reason.as_str()),
@@ -221,7 +225,9 @@ impl Exchange {
         if !self.is_quiet() || upstream.status != TransactionStatus::Idle {
             return;
         }
-        if let Some(control) = Control::settings(&upstream.settings, self.settings.desired()) {
+        let strange = upstream.sequences_of.is_some_and(|session| session != self.session);
+        if let Some(control) = Control::settings(&upstream.settings, self.settings.desired(), strange) {
+            upstream.sequences_of = upstream.sequences_of.filter(|_| !strange);
             upstream.outgoing.control(&control);
             upstream.prepared.set_unnamed(None);
             self.expect(Expect::Settings);
@@ -585,7 +591,7 @@ impl Exchange {
         };
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Other(frame.clone())) };
         if let Some(statement) = &statement {
-            self.prepare_for(&statement.permit);
+            self.prepare_for(&statement.permit, upstream);
             if statement.permit.effects().contains(&Effect::CopyIn) {
                 self.copy_in = Some(CopyIn { begun: false, done: false });
             }

@@ -31,7 +31,7 @@ impl Talk {
     fn with(upstream: UpstreamState) -> Self {
         let role = Policy::parse(STORAGE).unwrap().kind("customer_db").unwrap().clone();
         let limits = ExchangeLimits { prepared_statements_max: 3, session_pooling: false };
-        let exchange = Exchange::new(limits, Values::new(), BTreeMap::new());
+        let exchange = Exchange::new(limits, 1, Values::new(), BTreeMap::new());
         Self { exchange, upstream: Some(upstream), role, to_client: BytesMut::new() }
     }
 

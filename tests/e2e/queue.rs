@@ -1,0 +1,137 @@
+//! Waiting for a connection: in order, not for ever, and not behind one workspace alone.
+
+use std::{sync::Arc, time::Duration};
+
+use portcullis_tests::{
+    Options, Stack,
+    raw::{Wire, tags},
+    script::{bytes, hold, words},
+    wait::{until, within},
+};
+use tokio::sync::Mutex;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many sessions wait for a connection, as the proxy counts them.
+async fn waiting(stack: &Stack) -> Option<u64> {
+    let metrics = stack.access.get("/metrics").without_key().try_send().await.ok()?;
+    let text = metrics.body.as_str().map_or_else(|| metrics.body.to_string(), str::to_owned);
+    let line = text.lines().find(|line| line.starts_with("portcullis_pool_waiters"))?.to_owned();
+    line.split_whitespace().last()?.parse().ok()
+}
+
+#[tokio::test]
+async fn twenty_sessions_wait_for_one_connection_in_order() {
+    let stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let mut holder = Wire::login(&credentials).await;
+    holder.query("BEGIN").await;
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for i in 0..20_u64 {
+        let mut wire = Wire::login(&credentials).await;
+        wire.send(&bytes("Q SELECT 1")).await.unwrap();
+        until("one more to wait", async || (waiting(&stack).await? == i + 1).then_some(())).await;
+        let served = served.clone();
+        tasks.push(tokio::spawn(async move {
+            let heard = wire.until_ready().await;
+            served.lock().await.push(i);
+            assert_eq!(tags(&heard), "TDCZ");
+            // It goes on at once, and has to stand behind the others again.
+            for _ in 0..20 {
+                wire.query("SELECT 1").await;
+            }
+        }));
+    }
+    assert_eq!(tags(&holder.query("COMMIT").await), "CZ");
+    for task in tasks {
+        within(PATIENCE, "a waiter", task).await.unwrap();
+    }
+    let served = served.lock().await;
+    // The answers travel through twenty sockets, so neighbours may overtake each other here.
+    let far = served.iter().enumerate().filter(|(at, i)| i.abs_diff(*at as u64) > 4).count();
+    assert_eq!(far, 0, "{served:?}");
+}
+
+#[tokio::test]
+async fn a_wait_that_is_too_long_is_an_error_and_the_session_goes_on() {
+    let stack =
+        Stack::private(Options::default().proxy("pool.size_max", 1).proxy("pool.query_wait_timeout_ms", 300)).await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let mut holder = Wire::login(&credentials).await;
+    let mut waiter = Wire::login(&credentials).await;
+    hold(&mut waiter, "P s | SELECT 7\nS").await.unwrap();
+    holder.query("BEGIN").await;
+    for (what, script, expected) in [
+        ("a Query", "Q SELECT 1", "E(53300) ZI"),
+        ("a pipeline", "P | SELECT 1\nB\nE\nP t | SELECT 2\nS", "E(53300) ZI"),
+        ("a prepared statement", "B | s\nE\nS", "E(53300) ZI"),
+        ("BEGIN", "Q BEGIN", "E(53300) ZI"),
+        ("a copy", "Q COPY storage.t FROM STDIN\nd 1\\n\nc", "E(53300) ZI"),
+    ] {
+        let sent: Vec<u8> = script.lines().flat_map(bytes).collect();
+        waiter.send(&sent).await.unwrap();
+        let heard = within(PATIENCE, what, waiter.until_ready()).await;
+        assert_eq!(words(&heard), expected, "{what}");
+    }
+    holder.query("COMMIT").await;
+    let heard = hold(&mut waiter, "B | s\nE\nS\nP t | SELECT 3\nB | t\nE\nS").await;
+    assert_eq!(heard.as_deref(), Ok("2 D(7) C(SELECT 1) ZI 1 2 D(3) C(SELECT 1) ZI ZI"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_workspace_does_not_starve_the_others() {
+    let stack = Stack::private(Options::default().proxy("pool.server_connections_max", 2)).await;
+    let busy = stack.workspace("storage").await.reveal("customer_db").await;
+    let quiet = stack.workspace("storage").await.reveal("customer_db").await;
+    // An idle connection makes room at once.
+    for credentials in [&busy, &quiet, &busy, &quiet] {
+        let mut wire = Wire::login(credentials).await;
+        assert_eq!(tags(&within(PATIENCE, "an eviction", wire.query("SELECT 1")).await), "TDCZ");
+    }
+    let mut session = Wire::login(&quiet).await;
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut tasks = Vec::new();
+    for _ in 0..6 {
+        let (busy, stop) = (busy.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut wire = Wire::login(&busy).await;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(tags(&wire.query("SELECT count(*) FROM generate_series(1, 30000)").await), "TDCZ");
+            }
+        }));
+    }
+    until("a queue", async || (waiting(&stack).await? > 2).then_some(())).await;
+    for _ in 0..3 {
+        let heard = within(Duration::from_secs(10), "the quiet workspace's turn", session.query("SELECT 1")).await;
+        assert_eq!(tags(&heard), "TDCZ", "{heard:?}");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for task in tasks {
+        within(PATIENCE, "the busy workspace", task).await.unwrap();
+    }
+    let upstream =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname IN ($1, $2) AND backend_type = 'client backend'";
+    let superuser = stack.access.superuser("postgres").await;
+    let count: i64 = superuser.query_one(upstream, &[&busy.database, &quiet.database]).await.unwrap().get(0);
+    assert!(count <= 2, "{count} connections");
+}
+
+#[tokio::test]
+async fn a_restart_of_postgresql_heals() {
+    let mut stack = Stack::private(Options::default().proxy("pool.size_max", 2)).await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let mut idle = Wire::login(&credentials).await;
+    let mut busy = Wire::login(&credentials).await;
+    hold(&mut idle, "P s | SELECT 7\nB | s\nE\nS\nQ SET timezone = 'Asia/Tokyo'").await.unwrap();
+    busy.query("BEGIN").await;
+    stack.cluster().kill();
+    let heard = within(PATIENCE, "the end of the transaction's session", busy.until_closed()).await;
+    assert!(heard.len() <= 1, "{heard:?}");
+    // The idle session hears an error and lives.
+    let heard = within(PATIENCE, "an error", idle.query("SELECT 1")).await;
+    assert_eq!(words(&heard), "E(57P03) ZI");
+    stack.cluster().restart().await;
+    let heard = within(PATIENCE, "healing", hold(&mut idle, "B | s\nE\nS\nQ SHOW timezone")).await;
+    assert_eq!(heard.as_deref(), Ok("2 D(7) C(SELECT 1) ZI T D(Asia/Tokyo) C(SHOW) ZI ZI"));
+}
