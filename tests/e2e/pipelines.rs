@@ -8,7 +8,8 @@ use portcullis_tests::{
     Options, Stack, Workspace,
     customer::Credentials,
     raw::Wire,
-    script::{hold, hold_with, step_by_step},
+    script::{bytes, hold, hold_with, step_by_step, words},
+    wait::within,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -292,4 +293,114 @@ async fn the_gate_says_what_postgresql_says() {
     let stack = Stack::private(Options::default().proxy("pool.size_max", 2)).await;
     let differences = sides(&stack).await.compare(SCRIPTS).await;
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// A refusal behaves as an error of the server: script by script, what is heard.
+const REFUSALS: &[(&str, &str, &str)] = &[
+    ("alone", "P | X\nB\nE\nS\nQ X\nQ SELECT 1", "E(42501) ZI E(42501) ZI T D(1) C(SELECT 1) ZI ZI"),
+    ("behind work", "P | SELECT 1\nB\nE\nP | X\nB\nE\nS", "1 2 D(1) C(SELECT 1) E(42501) ZI ZI"),
+    (
+        "behind work, and the client waits for the error",
+        "P | SELECT 1\nB\nE\nP | X\nH\nwait E\nB\nE\nS\nQ SELECT 2",
+        "1 2 D(1) C(SELECT 1) E(42501) ZI T D(2) C(SELECT 1) ZI ZI",
+    ),
+    ("behind an error", "P | SELECT 1/0\nB\nE\nP | X\nQ X\nS\nQ X", "1 E(22012) ZI E(42501) ZI ZI"),
+    (
+        "before a Query of its pipeline",
+        "P | SELECT 1\nB\nE\nP | X\nQ SELECT 2\nQ X\nS\nQ SELECT 3",
+        "1 2 D(1) C(SELECT 1) E(42501) ZI T D(3) C(SELECT 1) ZI ZI",
+    ),
+    ("a Query inside a pipeline", "P | SELECT 1\nB\nE\nQ X\nS", "1 2 D(1) C(SELECT 1) E(42501) ZI ZI ZI"),
+    (
+        "in a transaction",
+        "Q BEGIN\nP | X\nB\nE\nS\nQ X\nP | SELECT 1\nB\nS\nQ COMMIT",
+        "C(BEGIN) ZT E(42501) ZE E(42501) ZE E(25P02) ZE C(ROLLBACK) ZI ZI",
+    ),
+    (
+        "behind a savepoint",
+        "Q BEGIN\nQ SAVEPOINT a\nQ X\nQ ROLLBACK TO a\nP | X\nS\nQ ROLLBACK TO a\nQ SELECT 1\nQ COMMIT",
+        "C(BEGIN) ZT C(SAVEPOINT) ZT E(42501) ZE C(ROLLBACK) ZT E(42501) ZE C(ROLLBACK) ZT T D(1) C(SELECT 1) ZT C(COMMIT) ZI ZI",
+    ),
+    (
+        "over several Syncs",
+        "P | X\nS\nS\nP | X\nS\nP | SELECT 1\nB\nE\nS",
+        "E(42501) ZI ZI E(42501) ZI 1 2 D(1) C(SELECT 1) ZI ZI",
+    ),
+    ("two statements at once", "Q SELECT 1; SELECT 2\nP | SELECT 1; SELECT 2\nS", "E(42501) ZI E(42601) ZI ZI"),
+    ("a name that was refused", "P s | X\nS\nP s | SELECT 1\nB | s\nE\nS", "E(42501) ZI 1 2 D(1) C(SELECT 1) ZI ZI"),
+    ("of the unnamed statement", "P | SELECT 1\nS\nP | X\nS\nB\nE\nS", "1 ZI E(42501) ZI E(26000) ZI ZI"),
+    (
+        "autosave",
+        "P | BEGIN\nB\nE\nP | X\nB\nE\nQ SAVEPOINT a\nP | SELECT 1\nB\nE\nS\nQ ROLLBACK",
+        "1 2 C(BEGIN) E(42501) ZE C(ROLLBACK) ZI ZI",
+    ),
+];
+
+#[tokio::test]
+async fn a_refusal_behaves_as_an_error_of_the_server() {
+    let stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let mut wrong = Vec::new();
+    for (what, script, expected) in REFUSALS {
+        let script = script.replace("X", "DROP VIEW dl_resolved.people");
+        let mut wire = Wire::login(&credentials).await;
+        for (time, wire) in [("first", &mut wire), ("another", &mut Wire::login(&credentials).await)] {
+            let heard = tokio::time::timeout(PATIENCE, hold(wire, &script)).await;
+            let heard = heard.unwrap_or_else(|_| Err("a hang".to_owned()));
+            if heard.as_deref() != Ok(expected) {
+                wrong.push(format!("{what}, the {time} session:\n  expected {expected}\n  heard    {heard:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What is no text in UTF-8 runs nowhere, and the session goes on.
+#[tokio::test]
+async fn bytes_that_are_no_text_are_refused() {
+    let stack = Stack::shared().await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let mut wire = Wire::login(&credentials).await;
+    for (what, text) in [
+        ("a byte that is none", &b"SELECT '\xff'"[..]),
+        ("a sequence cut short", b"SELECT '\xc3'"),
+        ("a surrogate", b"SELECT '\xed\xa0\x80'"),
+        ("an overlong form", b"SELECT '\xc0\xa7'"),
+        ("in a comment", b"SELECT 1 -- \xf5"),
+    ] {
+        let length = |extra: usize| u32::try_from(4 + text.len() + extra).unwrap().to_be_bytes();
+        wire.send(&[&b"Q"[..], &length(1), text, b"\0"].concat()).await.unwrap();
+        assert_eq!(words(&wire.until_ready().await), "E(22021) ZI", "{what}");
+        wire.send(&[&b"P"[..], &length(4), b"\0", text, b"\0\0\0S\0\0\0\x04"].concat()).await.unwrap();
+        assert_eq!(words(&wire.until_ready().await), "E(22021) ZI", "{what}, Parse");
+    }
+    assert_eq!(words(&wire.query("SELECT 1").await), "T D(1) C(SELECT 1) ZI");
+}
+
+/// What was sent before Terminate may or may not have run; whoever comes next is served.
+#[tokio::test]
+async fn a_session_that_ends_in_the_middle() {
+    let stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    for before in [
+        "",
+        "P | SELECT 1",
+        "P | SELECT 1\nB\nE",
+        "P | SELECT 1/0\nB\nE",
+        "P | SELECT count(*) FROM generate_series(1, 300000)\nB\nE\nS",
+        "Q BEGIN",
+        "Q BEGIN\nQ SELECT 1/0",
+        "Q SELECT repeat('x', 10000) FROM generate_series(1, 10000)",
+        "P | DROP VIEW dl_resolved.people",
+        "Q COPY (SELECT repeat('x', 10000) FROM generate_series(1, 10000)) TO STDOUT",
+    ] {
+        let mut wire = Wire::login(&credentials).await;
+        let mut sent: Vec<u8> = before.lines().flat_map(bytes).collect();
+        sent.extend_from_slice(b"X\0\0\0\x04");
+        wire.send(&sent).await.unwrap();
+        within(PATIENCE, before, wire.until_closed()).await;
+        let mut next = Wire::login(&credentials).await;
+        let heard = within(PATIENCE, before, hold(&mut next, "Q SELECT 1\nP | SELECT 2\nB\nE\nS")).await;
+        assert_eq!(heard.as_deref(), Ok("T D(1) C(SELECT 1) ZI 1 2 D(2) C(SELECT 1) ZI ZI"), "after {before}");
+    }
 }
