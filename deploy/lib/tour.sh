@@ -120,7 +120,10 @@ tour_reading() {
 
 # Tab completion needs a terminal: `script` gives psql one, if it is there.
 tour_completion() {
-    have script || { note "no script(1) on this machine: tab completion is left to you"; return; }
+    if ! have script || ! script -q -e -c true /dev/null >/dev/null 2>&1 </dev/null; then
+        note "no script(1), or no pseudo-terminals, on this machine: tab completion is left to you"
+        return
+    fi
     works 'tab completion finds dl_resolved.people' 'dl_resolved\.people' tab_completes "$1" 'SELECT count(*) FROM dl_resolved.peo'
 }
 
