@@ -222,7 +222,7 @@ impl LimitsConfig {
             ),
             frame_bytes_max: keys.number("limits.frame_bytes_max", 16_384..=1_073_741_823, 67_108_864),
             sql_bytes_max: keys.number("limits.sql_bytes_max", 1_024..=1_048_576, 1_048_576),
-            prepared_statements_max: keys.number("limits.prepared_statements_max", 1..=100_000, 512),
+            prepared_statements_max: keys.number("limits.prepared_statements_max", 1..=100_000, 1024),
             max_connections_default: keys.number("limits.max_connections_default", 1..=100_000, 100),
             drain_timeout_ms: keys.number("limits.drain_timeout_ms", 0..=3_600_000, 30_000),
         }

@@ -132,6 +132,14 @@ async fn another_message_inside_a_copy_fails_it() {
         );
         let heard = within(PATIENCE, what, hold(&mut wire, &script)).await;
         assert_eq!(heard.as_deref(), Ok("1 2 G E(08P01) ZI T D(0) C(SELECT 1) ZI ZI"), "{what}, extended");
+        let script =
+            format!("Q BEGIN; COPY storage.t FROM STDIN\nwait G\nd 1\\ta\\n\n{wrong}\nwait Z\nQ ROLLBACK\nQ SELECT 1");
+        let heard = within(PATIENCE, what, hold(&mut wire, &script)).await;
+        assert_eq!(
+            heard.as_deref(),
+            Ok("C(BEGIN) G E(08P01) ZE C(ROLLBACK) ZI T D(1) C(SELECT 1) ZI ZI"),
+            "{what}, in a batch"
+        );
     }
 }
 
