@@ -94,7 +94,7 @@ stop_cluster() {
     rm -rf "$home"
 }
 
-is_gone() { ! kill -0 "$1" 2>/dev/null || [[ $(ps -o stat= -p "$1" 2>/dev/null) == Z* ]]; }
+is_gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null; }
 
 # psql as the superuser through the socket: super_psql <database> [arguments…]
 super_psql() {

@@ -100,7 +100,9 @@ impl Drop for Process {
 
 /// Sends `signal` to a process, or to a group when `target` begins with `-`. One that is gone already is fine.
 pub fn send(signal: &str, target: &str) {
-    let _ = Command::new("kill").args([&format!("-{signal}"), "--", target]).stderr(Stdio::null()).status();
+    // The shell's own: the program `kill` is in a package that a small machine may lack.
+    let order = ["-c", "kill -s \"$0\" -- \"$1\"", signal, target];
+    let _ = Command::new("sh").args(order).stderr(Stdio::null()).status();
 }
 
 /// The last lines of a log, for a panic's message.
