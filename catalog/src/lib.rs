@@ -35,5 +35,8 @@ pub use reader::{Reader, ReaderOptions, Refreshed, Termination};
 pub use seal::Sealed;
 pub use server_tls::ServerTlsError;
 pub use snapshot::{PolicyDocument, Snapshot, WorkspaceEntry};
-pub use store::{ApiKey, LoginRecord, NewLogin, NewVersion, NewWorkspace, Rotated, Rotation, Store, VersionRecord};
+pub use store::{
+    ApiKey, Claim, Claimed, KeyedRequest, LoginRecord, NewLogin, NewVersion, NewWorkspace, Rotated, Rotation, Store,
+    VersionRecord,
+};
 pub use workspace::{Mode, Plane, PlaneStatus, Server, Settings, UpstreamTls, Workspace};

@@ -16,15 +16,16 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration { version: 1, name: "intent", sql: include_str!("../schema/0001_intent.sql") },
     Migration { version: 2, name: "observed", sql: include_str!("../schema/0002_observed.sql") },
     Migration { version: 3, name: "proxy_views", sql: include_str!("../schema/0003_proxy_views.sql") },
     Migration { version: 4, name: "layout", sql: include_str!("../schema/0004_layout.sql") },
+    Migration { version: 5, name: "idempotency", sql: include_str!("../schema/0005_idempotency.sql") },
 ];
 
 /// The schema that the store needs and makes.
-pub const SCHEMA_VERSION: i32 = 4;
+pub const SCHEMA_VERSION: i32 = 5;
 
 /// The schema that a reader needs at least: the newest migration that touched what it reads or writes. Proxies may be
 /// upgraded before the provisioner where this one is not new.

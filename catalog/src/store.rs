@@ -5,6 +5,7 @@
 //! only be committed with an [`AuditEvent`]. Methods here decide nothing that [`crate::credentials`] can decide, and
 //! hold no transaction open while they wait for anybody but the catalog.
 
+mod idempotency;
 mod keys;
 mod layout;
 mod logins;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Transaction};
 
+pub use idempotency::{Claim, Claimed, KeyedRequest};
 pub use keys::ApiKey;
 pub use logins::{LoginRecord, NewLogin, NewVersion, Rotated, Rotation, VersionRecord};
 pub use workspaces::NewWorkspace;

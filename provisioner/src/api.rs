@@ -7,6 +7,7 @@ pub mod body;
 pub mod caller;
 pub mod error;
 pub mod formats;
+pub mod idempotency;
 pub mod ingestion;
 pub mod workspaces;
 

@@ -187,6 +187,9 @@ pub async fn everything(provisioner: &Provisioner) {
     if let Err(error) = provisioner.store.forget_old_observations().await {
         warn!(%error, "cannot forget old observations");
     }
+    if let Err(error) = provisioner.store.forget_old_answers(Timestamp::now()).await {
+        warn!(%error, "cannot forget old answers");
+    }
     let mut after: Option<String> = None;
     loop {
         let page = match provisioner.store.workspaces(after.as_deref(), PAGE).await {

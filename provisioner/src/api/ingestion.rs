@@ -17,6 +17,7 @@ use super::body::Fields;
 use super::caller::Caller;
 use super::error::{self, Code, Problem};
 use super::formats::{Connection, Format};
+use super::idempotency;
 use crate::Provisioner;
 use crate::ops::{credentials, workspaces};
 use crate::reconcile::{self, IfMissing, Outcome};
@@ -68,11 +69,11 @@ fn status_body(provisioner: &Provisioner, workspace: &Workspace) -> Result<Value
     }))
 }
 
-/// `POST /provision` (D13, D24): makes it, or restores what was deleted by hand. May be called as often as one likes: it
-/// is idempotent in itself, so an `Idempotency-Key` needs no memory.
+/// `POST /provision` (D13, D24): makes it, or restores what was deleted by hand. May be called as often as one likes; with
+/// an `Idempotency-Key` a repeat gets the first answer.
 ///
 /// # Errors
-/// 503 with the reason when the server cannot be reached.
+/// 503 with the reason when the server cannot be reached; what [`idempotency::once`] refuses.
 pub async fn provision(
     State(provisioner): State<Arc<Provisioner>>,
     caller: Caller,
@@ -82,9 +83,18 @@ pub async fn provision(
     caller.require_admin()?;
     Fields::parse(body)?.end()?;
     let workspace = caller.current_workspace(&provisioner, &headers).await?;
-    let outcome = reconcile::reconcile(&provisioner, &workspace, IfMissing::Restore).await?;
-    let workspace = caller.workspace(&provisioner, workspace.id.as_str()).await?;
-    let mut body = status_body(&provisioner, &workspace)?;
+    let request = format!("POST provision {}", workspace.id);
+    idempotency::once(&provisioner, &caller, &headers, &request, provisioned(&provisioner, &caller, &workspace)).await
+}
+
+async fn provisioned(
+    provisioner: &Provisioner,
+    caller: &Caller,
+    workspace: &Workspace,
+) -> Result<idempotency::Answer, Problem> {
+    let outcome = reconcile::reconcile(provisioner, workspace, IfMissing::Restore).await?;
+    let workspace = caller.workspace(provisioner, workspace.id.as_str()).await?;
+    let mut body = status_body(provisioner, &workspace)?;
     body["created"] = json!(outcome.created);
     body["walls"] = json!(outcome.walls);
     let Outcome { created, repaired, unrepaired, .. } = outcome;
@@ -94,7 +104,7 @@ pub async fn provision(
         }
     }
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(body)).into_response())
+    Ok(idempotency::Answer { status, body })
 }
 
 /// `GET /connection-uris/metadata` (D14).

@@ -8,6 +8,7 @@ mod cluster;
 mod credentials;
 mod fixture;
 mod http;
+mod idempotency;
 mod outage;
 mod provisioning;
 mod repair;
