@@ -14,6 +14,7 @@ mod walk;
 use pg_query::protobuf as pb;
 
 use crate::document::DefineObject;
+use crate::rule::Rule;
 use crate::verdict::{Effect, Kind};
 
 pub(crate) use names::{Name, strings};
@@ -144,7 +145,7 @@ impl Facts<'_> {
 /// A refusal that needs no policy: what no role may do.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
-    pub(crate) rule: &'static str,
+    pub(crate) rule: Rule,
     /// What is refused, as PostgreSQL names it.
     pub(crate) object: String,
     /// Why, as the end of the sentence "Rule x: …".
@@ -159,7 +160,7 @@ pub(crate) type Walked = Result<(), Box<Refusal>>;
 /// A refusal of a whole kind of statement.
 fn kind_refused(name: &'static str, location: Location) -> Box<Refusal> {
     Box::new(Refusal {
-        rule: "statement.not_allowed",
+        rule: Rule::StatementNotAllowed,
         object: name.to_owned(),
         why: format!("{name} is not among the statements that pass"),
         hint: "",
@@ -170,7 +171,7 @@ fn kind_refused(name: &'static str, location: Location) -> Box<Refusal> {
 /// A refusal of a part of a statement whose kind may pass.
 fn clause_refused(object: &str, hint: &'static str, location: Location) -> Box<Refusal> {
     Box::new(Refusal {
-        rule: "clause.not_allowed",
+        rule: Rule::ClauseNotAllowed,
         object: object.to_owned(),
         why: format!("{object} does not pass"),
         hint,
@@ -181,7 +182,7 @@ fn clause_refused(object: &str, hint: &'static str, location: Location) -> Box<R
 /// A refusal of a node that is not known, or not known at its place.
 fn node_refused(name: &str) -> Box<Refusal> {
     Box::new(Refusal {
-        rule: "node.unknown",
+        rule: Rule::NodeUnknown,
         object: name.to_owned(),
         why: format!("syntax of kind {name} is not known at this place"),
         hint: "Write the statement without it.",

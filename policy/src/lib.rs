@@ -12,12 +12,14 @@ mod document;
 pub mod functions;
 pub mod grants;
 mod judge;
+mod rule;
 mod scan;
 mod settings;
 mod verdict;
 
 pub use document::{DocumentError, DocumentErrors, Policy, Pooling, RolePolicy};
 pub use judge::{STACK_BYTES, judge, needs_big_stack};
+pub use rule::Rule;
 pub use settings::judge_setting;
 pub use verdict::{Denial, Effect, Kind, Permit, PinReason, Surface, TaintReason, Target, Verdict};
 

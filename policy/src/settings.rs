@@ -205,7 +205,7 @@ fn not_allowed(name: &str) -> Box<Denial> {
     Box::new(Denial {
         sqlstate: "42501",
         message: format!("permission denied to set parameter \"{shown}\""),
-        rule: "setting.not_allowed",
+        rule: crate::Rule::SettingNotAllowed,
         detail: format!("Rule setting.not_allowed: parameter {shown} is not on the list of this login's policy."),
         object: Some(shown),
         hint: hint.to_owned(),
@@ -218,7 +218,7 @@ pub(crate) fn value_refused(name: &str, why: &str, hint: &str) -> Box<Denial> {
     Box::new(Denial {
         sqlstate: "42501",
         message: format!("permission denied to set parameter \"{shown}\" to this value"),
-        rule: "setting.value",
+        rule: crate::Rule::SettingValue,
         detail: format!("Rule setting.value: parameter {shown}: {why}."),
         object: Some(shown),
         hint: hint.to_owned(),

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::rule::Rule;
+
 /// The answer to one text.
 #[derive(Debug, Clone)]
 pub enum Verdict {
@@ -398,8 +400,8 @@ pub struct Denial {
     pub sqlstate: &'static str,
     /// What is wrong; the contract's words where it has some.
     pub message: String,
-    /// The stable id of the rule that refused, such as `function.not_allowed`.
-    pub rule: &'static str,
+    /// The rule that refused.
+    pub rule: Rule,
     /// The object that the rule is about, decoded, such as `public.notes` or `pg_sleep`.
     pub object: Option<String>,
     /// Names rule and object in a sentence.

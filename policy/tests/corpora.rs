@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use portcullis_policy::{Denial, Permit, Policy, RolePolicy, Surface, Target, Verdict};
+use portcullis_policy::{Denial, Permit, Policy, RolePolicy, Rule, Surface, Target, Verdict};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 const D33: &str = "Only read statements or schema-qualified storage tables are supported.";
@@ -53,7 +53,7 @@ impl Roles {
     }
 
     fn outcome(&self, role: &str, surface: &str, sql: &str) -> String {
-        self.judge(role, surface, sql).map_or_else(|denial| denial.rule.to_owned(), |_| "allow".to_owned())
+        self.judge(role, surface, sql).map_or_else(|denial| denial.rule.to_string(), |_| "allow".to_owned())
     }
 }
 
@@ -62,9 +62,9 @@ impl Roles {
 fn check_denial(sql: &str, denial: &Denial) {
     let shown: String = sql.chars().take(200).collect();
     assert_eq!(denial.sqlstate.len(), 5, "{shown}");
-    assert!(!denial.message.is_empty() && !denial.rule.is_empty(), "{shown}");
-    assert!(denial.detail.contains(denial.rule), "{shown}: DETAIL does not name the rule: {}", denial.detail);
-    let unreadable = denial.rule == "syntax.error";
+    assert!(!denial.message.is_empty(), "{shown}");
+    assert!(denial.detail.contains(denial.rule.id()), "{shown}: DETAIL does not name the rule: {}", denial.detail);
+    let unreadable = denial.rule == Rule::SyntaxError;
     assert!(unreadable || !denial.hint.is_empty(), "{shown}: no hint for {}", denial.rule);
     if let Some(position) = denial.position {
         assert!(position >= 1 && position as usize <= sql.chars().count() + 1, "{shown}: position {position}");
@@ -282,7 +282,7 @@ fn a_refusal_says_what_the_contract_says() {
                 surface: row.surface.clone(),
                 sql: row.sql.clone(),
                 sqlstate: denial.sqlstate.to_owned(),
-                rule: denial.rule.to_owned(),
+                rule: denial.rule.to_string(),
                 object: denial.object.clone(),
                 message: denial.message.clone(),
                 detail: denial.detail.clone(),

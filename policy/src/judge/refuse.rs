@@ -5,6 +5,7 @@ use pg_query::protobuf as pb;
 
 use crate::classify::{Access, Facts, Location, Name, Refusal};
 use crate::document::{DefineObject, RolePolicy};
+use crate::rule::Rule;
 use crate::scan::{COMMENT_DEPTH_MAX, DEPTH_MAX, NAME_BYTES_MAX, TooMuch};
 use crate::verdict::{Denial, Kind, Surface};
 use crate::{RESERVED_PREFIX, SQL_BYTES_MAX};
@@ -24,7 +25,7 @@ pub(super) fn position(text: &str, location: Location) -> Option<u32> {
     u32::try_from(before.chars().count() + 1).ok()
 }
 
-fn denial(sqlstate: &'static str, rule: &'static str, message: String, why: &str, hint: &str) -> Box<Denial> {
+fn denial(sqlstate: &'static str, rule: Rule, message: String, why: &str, hint: &str) -> Box<Denial> {
     let detail = format!("Rule {rule}: {why}.");
     Box::new(Denial { sqlstate, message, rule, object: None, detail, hint: hint.to_owned(), position: None })
 }
@@ -36,14 +37,14 @@ fn shown(name: &str) -> String {
 pub(super) fn too_long(bytes: usize) -> Box<Denial> {
     let why = format!("the text has {bytes} bytes, {SQL_BYTES_MAX} are allowed");
     let hint = "Send fewer rows per statement, bind parameters, or use COPY … FROM STDIN.";
-    denial("54000", "text.too_long", "statement is too long".to_owned(), &why, hint)
+    denial("54000", Rule::TextTooLong, "statement is too long".to_owned(), &why, hint)
 }
 
 pub(super) fn not_utf8(text: &[u8], error: &std::str::Utf8Error) -> Box<Denial> {
     let byte = text.get(error.valid_up_to()).copied().unwrap_or(0);
     let message = format!("invalid byte sequence for encoding \"UTF8\": 0x{byte:02x}");
     let why = "only UTF-8 text is judged";
-    let mut denial = denial("22021", "text.not_utf8", message, why, "Set client_encoding to UTF8 and send UTF-8.");
+    let mut denial = denial("22021", Rule::TextNotUtf8, message, why, "Set client_encoding to UTF8 and send UTF-8.");
     let before = text.get(..error.valid_up_to()).and_then(|before| std::str::from_utf8(before).ok());
     denial.position = before.and_then(|before| u32::try_from(before.chars().count() + 1).ok());
     denial
@@ -52,7 +53,7 @@ pub(super) fn not_utf8(text: &[u8], error: &std::str::Utf8Error) -> Box<Denial> 
 pub(super) fn zero_byte(text: &str, at: usize) -> Box<Denial> {
     let message = "invalid byte sequence for encoding \"UTF8\": 0x00".to_owned();
     let mut denial =
-        denial("22021", "text.zero_byte", message, "the text contains a zero byte", "Remove the zero byte.");
+        denial("22021", Rule::TextZeroByte, message, "the text contains a zero byte", "Remove the zero byte.");
     denial.position = i32::try_from(at).ok().and_then(|at| position(text, at));
     denial
 }
@@ -61,7 +62,7 @@ pub(super) fn too_much(text: &str, too_much: TooMuch) -> Box<Denial> {
     let (sqlstate, rule, message, why, hint, at) = match too_much {
         TooMuch::Size(at) => (
             "54000",
-            "text.too_large",
+            Rule::TextTooLarge,
             "statement is too complex",
             "it consists of too many names and values".to_owned(),
             "Send fewer rows per statement, bind parameters, or use COPY … FROM STDIN.",
@@ -69,7 +70,7 @@ pub(super) fn too_much(text: &str, too_much: TooMuch) -> Box<Denial> {
         ),
         TooMuch::Tree(at) => (
             "54001",
-            "text.too_deep",
+            Rule::TextTooDeep,
             "statement is too complex",
             format!("expressions may be nested or chained at most {DEPTH_MAX} deep"),
             "Use lists, VALUES, ANY(array) or several statements instead of long chains of operators.",
@@ -77,7 +78,7 @@ pub(super) fn too_much(text: &str, too_much: TooMuch) -> Box<Denial> {
         ),
         TooMuch::Comment(at) => (
             "54001",
-            "text.comment_depth",
+            Rule::TextCommentDepth,
             "comments are nested too deeply",
             format!("comments may be nested at most {COMMENT_DEPTH_MAX} deep"),
             "Take comments out of comments.",
@@ -112,7 +113,7 @@ impl Refuse<'_> {
 
     pub(super) fn empty(&self) -> Box<Denial> {
         let message = "the statement is empty".to_owned();
-        denial("42601", "statement.empty", message, "exactly one statement is expected", "Send one SQL statement.")
+        denial("42601", Rule::StatementEmpty, message, "exactly one statement is expected", "Send one SQL statement.")
     }
 
     /// How many statements a surface takes at all.
@@ -123,7 +124,7 @@ impl Refuse<'_> {
             (Surface::Parse, _) => {
                 let message = "cannot insert multiple commands into a prepared statement".to_owned();
                 let why = "one statement per prepared statement";
-                Err(denial("42601", "statement.multiple", message, why, "Prepare each statement by itself."))
+                Err(denial("42601", Rule::StatementMultiple, message, why, "Prepare each statement by itself."))
             }
             (Surface::Http, count) => {
                 Err(self.several(count, statements.get(1).map_or(-1, |second| second.stmt_location)))
@@ -135,7 +136,7 @@ impl Refuse<'_> {
         let message = "Only one statement at a time is supported.".to_owned();
         let why = format!("the text contains {count} statements that work");
         let hint = "Send each statement by itself; BEGIN, COMMIT, SET and cursor commands may stand around one.";
-        self.located(denial("42501", "statement.multiple", message, &why, hint), location)
+        self.located(denial("42501", Rule::StatementMultiple, message, &why, hint), location)
     }
 
     /// The rules over all statements of a text together.
@@ -146,7 +147,7 @@ impl Refuse<'_> {
             let why = "over HTTP there is no session for it to act on";
             let hint =
                 "Connect with a connection URI for transactions, settings, cursors, prepared statements and COPY.";
-            return Err(self.kind(facts.kind, "statement.needs_session", why, hint, facts.location));
+            return Err(self.kind(facts.kind, Rule::StatementNeedsSession, why, hint, facts.location));
         }
         if let Some(facts) = all.iter().find(|facts| facts.resets_authorization) {
             let only_resets = all.len() > 1 && all.iter().all(super::rules::resets);
@@ -164,7 +165,7 @@ impl Refuse<'_> {
     fn setting_kind(&self, name: &str, location: Location) -> Box<Denial> {
         match crate::settings::value_allowed(self.role, name, None) {
             Err(denial) => self.located(denial, location),
-            Ok(()) => self.kind(Kind::Other("SET"), "statement.not_allowed", "it does not pass", "", location),
+            Ok(()) => self.kind(Kind::Other("SET"), Rule::StatementNotAllowed, "it does not pass", "", location),
         }
     }
 
@@ -176,14 +177,7 @@ impl Refuse<'_> {
     }
 
     /// The message about kinds (D33).
-    pub(super) fn kind(
-        &self,
-        kind: Kind,
-        rule: &'static str,
-        why: &str,
-        hint: &str,
-        location: Location,
-    ) -> Box<Denial> {
+    pub(super) fn kind(&self, kind: Kind, rule: Rule, why: &str, hint: &str, location: Location) -> Box<Denial> {
         let hint = if hint.is_empty() { self.general_hint() } else { hint.to_owned() };
         let why = format!("{kind}: {why}");
         self.named(denial("42501", rule, self.role.message_kind.clone(), &why, &hint), kind.name(), location)
@@ -196,12 +190,12 @@ impl Refuse<'_> {
         kind: Kind,
         name: &Name<'_>,
         access: Access,
-        rule: &'static str,
+        rule: Rule,
         location: Location,
     ) -> Box<Denial> {
         let why = match rule {
-            "target.unqualified" => format!("{kind}: target {name} is not schema-qualified"),
-            "target.temporary" => format!("{kind}: {name} would be a temporary table"),
+            Rule::TargetUnqualified => format!("{kind}: target {name} is not schema-qualified"),
+            Rule::TargetTemporary => format!("{kind}: {name} would be a temporary table"),
             _ => format!("{kind}: {} {name} is not in a schema that this login may {}", thing(access), verb(access)),
         };
         let hint = match self.role.own_schema() {
@@ -223,46 +217,46 @@ impl Refuse<'_> {
         let message = format!("permission denied for schema {}", shown(name.schema));
         let why = format!("schema {} is not among those that this login reads", shown(name.schema));
         let hint = format!("This login reads {} and pg_catalog.", self.role.readable_schemas().join(", "));
-        self.named(denial("42501", "relation.not_readable", message, &why, &hint), &name.to_string(), location)
+        self.named(denial("42501", Rule::RelationNotReadable, message, &why, &hint), &name.to_string(), location)
     }
 
     pub(super) fn secret_catalog(&self, name: &Name<'_>, location: Location) -> Box<Denial> {
         let message = format!("permission denied for table {}", name.name);
         let why = format!("{} tells of others than this workspace", name.name);
         let hint = "Use information_schema, or pg_catalog's views about your own tables.";
-        self.named(denial("42501", "catalog.not_readable", message, &why, hint), name.name, location)
+        self.named(denial("42501", Rule::CatalogNotReadable, message, &why, hint), name.name, location)
     }
 
     pub(super) fn other_database(&self, name: &Name<'_>, location: Location) -> Box<Denial> {
         let message = format!("cross-database references are not implemented: \"{}\"", shown(&name.to_string()));
         let why = "a name may begin with this workspace's database only";
         let hint = "Write schema.name, without a database.";
-        self.named(denial("0A000", "name.database", message, why, hint), &name.to_string(), location)
+        self.named(denial("0A000", Rule::NameDatabase, message, why, hint), &name.to_string(), location)
     }
 
     pub(super) fn name_too_long(&self, name: &str, location: Location) -> Box<Denial> {
         let message = "identifier is too long".to_owned();
         let why =
             format!("names of objects may have at most {NAME_BYTES_MAX} bytes; PostgreSQL would cut this one off");
-        self.named(denial("42622", "name.too_long", message, &why, "Use the name as it is stored."), name, location)
+        self.named(denial("42622", Rule::NameTooLong, message, &why, "Use the name as it is stored."), name, location)
     }
 
     pub(super) fn reserved_name(&self, name: &str, location: Location) -> Box<Denial> {
         let message = format!("name \"{}\" is reserved", shown(name));
         let why = format!("names that start with {RESERVED_PREFIX} belong to the proxy");
-        self.named(denial("42939", "name.reserved", message, &why, "Choose another name."), name, location)
+        self.named(denial("42939", Rule::NameReserved, message, &why, "Choose another name."), name, location)
     }
 
     pub(super) fn function(&self, name: &str, why: &str, hint: &str, location: Location) -> Box<Denial> {
         let message = format!("permission denied for function {}", shown(name));
-        self.named(denial("42501", "function.not_allowed", message, &shown(why), hint), name, location)
+        self.named(denial("42501", Rule::FunctionNotAllowed, message, &shown(why), hint), name, location)
     }
 
     pub(super) fn other_name(&self, what: &str, name: &Name<'_>, location: Location) -> Box<Denial> {
         let message = format!("permission denied for schema {}", shown(name.schema));
         let why = format!("{what} {} is in a schema that this login does not read", shown(&name.to_string()));
         let hint = "Leave the schema out for PostgreSQL's own.";
-        self.named(denial("42501", "name.schema", message, &why, hint), &name.to_string(), location)
+        self.named(denial("42501", Rule::NameSchema, message, &why, hint), &name.to_string(), location)
     }
 }
 

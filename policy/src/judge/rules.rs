@@ -9,6 +9,7 @@ use crate::RESERVED_PREFIX;
 use crate::classify::{Access, Call, Facts, Location, Name, SettingValue, Use, cast_to, constant, strings};
 use crate::document::{DefineObject, RolePolicy};
 use crate::functions::{self, Class, Special};
+use crate::rule::Rule;
 use crate::settings;
 use crate::verdict::{Denial, Effect, Kind, PinReason, TaintReason, Target};
 
@@ -162,7 +163,7 @@ impl Rules<'_> {
 
     fn kind(&self, facts: &Facts<'_>) -> Judged {
         let no = |why: &str, hint: &str| {
-            Err(self.refuse.kind(facts.kind, "statement.not_allowed", why, hint, facts.location))
+            Err(self.refuse.kind(facts.kind, Rule::StatementNotAllowed, why, hint, facts.location))
         };
         if facts.copies && !self.role.copy {
             return no("this login does not use COPY", "");
@@ -180,7 +181,7 @@ impl Rules<'_> {
         match access {
             Access::Read => self.read(name, *location),
             Access::DefineTemporary if self.role.temporary_tables => Ok(()),
-            Access::DefineTemporary => Err(self.refuse.target(kind, name, *access, "target.temporary", *location)),
+            Access::DefineTemporary => Err(self.refuse.target(kind, name, *access, Rule::TargetTemporary, *location)),
             Access::Write | Access::LockRows => self.target(kind, used, |schema| self.role.write.contains(schema)),
             Access::Truncate => self.target(kind, used, |schema| self.role.truncate.contains(schema)),
             Access::LockTable | Access::Reference | Access::Sequence => {
@@ -191,7 +192,7 @@ impl Rules<'_> {
                 // The contract speaks of targets for tables and indexes, and of kinds for everything else.
                 if !may && !matches!(object, DefineObject::Table | DefineObject::Index) {
                     let why = "this login does not define objects of this kind";
-                    return Err(self.refuse.kind(kind, "statement.not_allowed", why, "", statement));
+                    return Err(self.refuse.kind(kind, Rule::StatementNotAllowed, why, "", statement));
                 }
                 self.target(kind, used, |schema| may && self.role.define.contains(schema))
             }
@@ -235,12 +236,12 @@ impl Rules<'_> {
             (_, schema) => schema,
         };
         if schema.is_empty() {
-            return Err(self.refuse.target(kind, &used.name, used.access, "target.unqualified", used.location));
+            return Err(self.refuse.target(kind, &used.name, used.access, Rule::TargetUnqualified, used.location));
         }
         if allowed(schema) {
             return Ok(());
         }
-        Err(self.refuse.target(kind, &used.name, used.access, "target.schema", used.location))
+        Err(self.refuse.target(kind, &used.name, used.access, Rule::TargetSchema, used.location))
     }
 
     fn call(&self, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {

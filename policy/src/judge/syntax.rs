@@ -1,5 +1,6 @@
 //! Syntax errors in PostgreSQL's own words, with the position that the parser's binding does not hand over.
 
+use crate::rule::Rule;
 use crate::scan::{Lexer, Token};
 use crate::verdict::Denial;
 
@@ -16,7 +17,7 @@ pub(super) fn denial(text: &str, error: &pg_query::Error) -> Box<Denial> {
     };
     Box::new(Denial {
         sqlstate: "42601",
-        rule: "syntax.error",
+        rule: Rule::SyntaxError,
         object: None,
         detail: "Rule syntax.error: PostgreSQL's grammar does not accept the text.".to_owned(),
         hint: String::new(),

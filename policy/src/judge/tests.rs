@@ -30,7 +30,7 @@ const TARGET: Target<'static> = Target { database_names: &["ws_1", "acme_workspa
 fn rule_of(kind: &str, sql: &str) -> &'static str {
     match judge(&role(kind), Surface::SimpleQuery, sql.as_bytes(), &TARGET) {
         Verdict::Allow(_) => "ok",
-        Verdict::Deny(denial) => denial.rule,
+        Verdict::Deny(denial) => denial.rule.id(),
     }
 }
 
@@ -251,7 +251,7 @@ fn d32_everything_else() {
     for sql in kinds.lines().map(str::trim).filter(|sql| !sql.is_empty()) {
         let denial = refused("customer_db", sql);
         assert_eq!(
-            (denial.rule, denial.message.as_str(), denial.sqlstate),
+            (denial.rule.id(), denial.message.as_str(), denial.sqlstate),
             ("statement.not_allowed", D33, "42501"),
             "{sql}"
         );
@@ -483,13 +483,13 @@ fn d28_batches() {
     );
     let two = b"SELECT 1; SELECT 2";
     let Verdict::Deny(denial) = judge(&role("customer_db"), Surface::Parse, two, &TARGET) else { panic!() };
-    assert_eq!((denial.sqlstate, denial.rule), ("42601", "statement.multiple"));
+    assert_eq!((denial.sqlstate, denial.rule.id()), ("42601", "statement.multiple"));
     let Verdict::Deny(denial) = judge(&role("customer_db"), Surface::Http, b"BEGIN; SELECT 1", &TARGET) else {
         panic!()
     };
-    assert_eq!(denial.rule, "statement.multiple");
+    assert_eq!(denial.rule.id(), "statement.multiple");
     let Verdict::Deny(denial) = judge(&role("customer_db"), Surface::Http, b" -- nothing", &TARGET) else { panic!() };
-    assert_eq!(denial.rule, "statement.empty");
+    assert_eq!(denial.rule.id(), "statement.empty");
     assert_eq!(permit("customer_db", " ; -- nothing").statements(), 0);
 }
 

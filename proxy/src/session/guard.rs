@@ -48,8 +48,8 @@ fn ask(route: &Route, surface: Surface, sql: &[u8]) -> Verdict {
 }
 
 fn denied(gate: &Gate, route: &Route, denial: &Denial) -> Box<ErrorMessage> {
-    gate.metrics.statement_refused(denial.rule);
-    tracing::info!(workspace = %route.workspace, kind = route.role.kind(), rule = denial.rule, "statement refused");
+    gate.metrics.statement_refused(denial.rule.id());
+    tracing::info!(workspace = %route.workspace, kind = route.role.kind(), rule = denial.rule.id(), "statement refused");
     Box::new(error_of(denial, ErrorMessage::error))
 }
 

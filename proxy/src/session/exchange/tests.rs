@@ -39,7 +39,7 @@ impl Talk {
         match judge(&self.role, surface, sql.as_bytes(), &Target { database_names: &["ws_1"] }) {
             Verdict::Allow(permit) => Ok(permit),
             Verdict::Deny(denial) => {
-                Err(Box::new(ErrorMessage::error(SqlState::INSUFFICIENT_PRIVILEGE, denial.rule.to_owned())))
+                Err(Box::new(ErrorMessage::error(SqlState::INSUFFICIENT_PRIVILEGE, denial.rule.to_string())))
             }
         }
     }
