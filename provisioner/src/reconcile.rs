@@ -346,8 +346,11 @@ pub async fn intent_of(provisioner: &Provisioner, workspace: &Workspace) -> Resu
     Ok(intent)
 }
 
-/// Backend connections per login: as many as the workspace may have sessions, since no session needs more than one.
+/// Backend connections per login, the server's own wall behind the proxies' limits. It follows a workspace's limit on
+/// sessions upwards only: a limit that is lowered while sessions run sends none of them away, so each of them still needs
+/// its connection, and so does every proxy that keeps one for the next session.
 fn connections_max(workspace: &Workspace) -> i32 {
-    let sessions = workspace.settings.max_connections.unwrap_or(crate::ops::workspaces::MAX_CONNECTIONS);
+    let default = crate::ops::workspaces::MAX_CONNECTIONS;
+    let sessions = workspace.settings.max_connections.map_or(default, |own| own.max(default));
     i32::try_from(sessions).unwrap_or(i32::MAX)
 }

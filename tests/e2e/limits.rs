@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portcullis_tests::{
     Options, Stack,
-    customer::{explain, sqlstate},
-    raw::{Wire, tags},
+    customer::{Credentials, explain, sqlstate},
+    raw::{Message, Pipeline, Wire, tags},
     wait::{until, within},
 };
 
@@ -92,4 +92,138 @@ async fn more_sessions_than_connections_wait_their_turn() {
     let superuser = stack.access.superuser("postgres").await;
     let count: i64 = superuser.query_one(upstream, &[&credentials.database]).await.unwrap().get(0);
     assert!(count <= 2, "{count} upstream connections");
+}
+
+/// One more session must be one too many.
+async fn is_full(credentials: &Credentials, most: u32) {
+    let error = credentials.try_connect().await.expect_err("one too many");
+    assert_eq!(sqlstate(&error), "53300", "{}", explain(&error));
+    let message = format!("the workspace already has {most} sessions, as many as it may have");
+    assert_eq!(error.as_db_error().unwrap().message(), message);
+}
+
+#[tokio::test]
+async fn a_workspaces_own_number_of_sessions() {
+    let stack = Stack::shared().await;
+    let (workspace, other) = (stack.workspace("storage").await, stack.workspace("storage").await);
+    let (credentials, others) = (workspace.reveal("customer_db").await, other.reveal("customer_db").await);
+    workspace.set_limits("max_connections = 2").await;
+    let mut sessions = vec![credentials.connect().await, credentials.connect().await];
+    is_full(&credentials, 2).await;
+    for _ in 0..3 {
+        sessions.push(others.connect().await);
+    }
+    sessions.remove(0);
+    sessions.push(until("the free place", async || credentials.try_connect().await.ok()).await);
+    is_full(&credentials, 2).await;
+    for session in &sessions {
+        session.batch_execute("SELECT 1").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_workspaces_number_of_sessions_changes_while_they_run() {
+    let stack = Stack::shared().await;
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    workspace.set_limits("max_connections = 1").await;
+    let first = credentials.connect().await;
+    is_full(&credentials, 1).await;
+    workspace.set_limits("max_connections = 3").await;
+    let (second, third) = (credentials.connect().await, credentials.connect().await);
+    is_full(&credentials, 3).await;
+    // Fewer than there are: nobody new, and nobody is sent away, not even when the sidecar has looked and the pool
+    // has no connection left from before.
+    workspace.set_limits("max_connections = 1").await;
+    is_full(&credentials, 1).await;
+    let provision = workspace.access.post("/api/v2/ingestion/provision", &serde_json::json!({}));
+    let _ = provision.workspace(&workspace.name).send().await.expect(200);
+    let close = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1";
+    stack.access.superuser("postgres").await.execute(close, &[&credentials.database]).await.unwrap();
+    for session in [&first, &second, &third] {
+        session.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    }
+    for session in [first, second, third] {
+        session.batch_execute("COMMIT").await.unwrap();
+        is_full(&credentials, 1).await;
+    }
+    until("the free place", async || credentials.try_connect().await.ok()).await;
+    workspace.set_limits("max_connections = NULL").await;
+    let (one, two) = (credentials.connect().await, credentials.connect().await);
+    for session in [one, two] {
+        session.batch_execute("SELECT 1").await.unwrap();
+    }
+}
+
+/// The statement ends in the error of a limit of `ms` milliseconds.
+fn timed_out(messages: &[Message], ms: u64) {
+    let error = messages.iter().find(|message| message.tag == b'E').unwrap_or_else(|| panic!("{messages:?}"));
+    let field = |code| error.field(code).unwrap_or_default();
+    assert_eq!(field(b'C'), "57014", "{messages:?}");
+    assert_eq!(field(b'M'), "canceling statement due to statement timeout");
+    assert_eq!(field(b'D'), format!("The gate's limit for one statement is {ms} ms."));
+    assert_eq!(field(b'H'), "Make the statement smaller, or have query_timeout_ms raised for the workspace.");
+}
+
+/// `LONG` as one Query, and in the extended protocol with more behind it in the pipeline.
+async fn stops_long_statements(wire: &mut Wire, ms: u64) {
+    let heard = within(PATIENCE, "a Query", wire.query(LONG)).await;
+    timed_out(&heard, ms);
+    assert_eq!(tags(&heard), "TEZ", "{heard:?}");
+    let mut pipeline = Pipeline::new();
+    pipeline.statement("SELECT 1", &[]).statement(LONG, &[]).statement("SELECT 2", &[]).sync();
+    pipeline.statement("SELECT 3", &[]).sync();
+    let heard = within(PATIENCE, "a pipeline", wire.run(&pipeline)).await;
+    timed_out(&heard, ms);
+    assert_eq!(tags(&heard), "12TDC12TEZ12TDCZ", "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_workspaces_own_limit_on_statements() {
+    let stack = Stack::shared().await;
+    let (workspace, other) = (stack.workspace("storage").await, stack.workspace("storage").await);
+    let mut before = Wire::login(&workspace.reveal("customer_db").await).await;
+    workspace.set_limits(&format!("query_timeout_ms = {SHORT_MS}")).await;
+    let mut after = Wire::login(&workspace.reveal("customer_db").await).await;
+    // Another workspace's statement runs all the while.
+    let mut others = Wire::login(&other.reveal("customer_db").await).await;
+    others.send(&portcullis_tests::script::bytes(&format!("Q {LONG}"))).await.unwrap();
+    for wire in [&mut before, &mut after] {
+        stops_long_statements(wire, SHORT_MS).await;
+        assert_eq!(tags(&wire.query("SELECT 1").await), "TDCZ");
+        // In a transaction it fails the transaction, as the server's own limit does.
+        wire.query("BEGIN").await;
+        timed_out(&within(PATIENCE, "in a transaction", wire.query(LONG)).await, SHORT_MS);
+        assert_eq!(wire.query("SELECT 1").await[0].field(b'C').as_deref(), Some("25P02"));
+        assert_eq!(tags(&wire.query("ROLLBACK").await), "CZ");
+        // What the client sets for itself does not lift it.
+        wire.query("SET statement_timeout = 0").await;
+        timed_out(&within(PATIENCE, "with its own setting", wire.query(LONG)).await, SHORT_MS);
+    }
+    let key = others.cancel_key.clone().unwrap();
+    crate::protocol::cancel(stack.access.wire_port, &key).await;
+    let heard = within(PATIENCE, "the other workspace's statement", others.until_ready()).await;
+    assert_eq!(heard[1].field(b'M').as_deref(), Some("canceling statement due to user request"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_workspaces_limit_on_statements_changes_while_sessions_run() {
+    let workspace = Stack::shared().await.workspace("storage").await;
+    let mut wire = Wire::login(&workspace.reveal("customer_db").await).await;
+    for ms in [300, 900, 200] {
+        workspace.set_limits(&format!("query_timeout_ms = {ms}")).await;
+        stops_long_statements(&mut wire, ms).await;
+    }
+    // Inside a transaction the limit stays what it was when the transaction began; the next one has the new limit.
+    wire.query("BEGIN").await;
+    workspace.set_limits("query_timeout_ms = 400").await;
+    timed_out(&within(PATIENCE, "in a transaction", wire.query(LONG)).await, 200);
+    wire.query("ROLLBACK").await;
+    stops_long_statements(&mut wire, 400).await;
+    // Without a limit of its own the configured one holds, which is longer than this takes.
+    let work = "SELECT count(*) FROM (SELECT generate_series(1, 5000000)) AS s";
+    workspace.set_limits("query_timeout_ms = 1").await;
+    timed_out(&wire.query(work).await, 1);
+    workspace.set_limits("query_timeout_ms = NULL").await;
+    assert_eq!(tags(&within(PATIENCE, "the work", wire.query(work)).await), "TDCZ");
 }

@@ -149,6 +149,21 @@ impl Stack {
         .await;
     }
 
+    /// Starts the sidecar anew with other values for some keys of provisioner.toml, and waits until the proxy has
+    /// followed.
+    pub async fn reconfigure_sidecar(&mut self, keys: &[(&'static str, String)]) {
+        self.kill_sidecar();
+        let file = self.access.home.join("portcullis-provisioner.toml");
+        let text = fs::read_to_string(&file).expect("provisioner.toml reads");
+        let kept = text.lines().filter(|line| keys.iter().all(|(key, _)| !line.starts_with(&format!("{key} = "))));
+        let changed = keys.iter().map(|(key, value)| format!("{key} = {value}"));
+        let lines: Vec<String> = kept.map(str::to_owned).chain(changed).collect();
+        fs::write(&file, lines.join("\n") + "\n").expect("provisioner.toml is written");
+        self.start_sidecar().await;
+        self.ready().await;
+        self.access.followed().await;
+    }
+
     /// `kill -9` of the sidecar.
     pub fn kill_sidecar(&mut self) {
         self.own().sidecar.take().expect("the sidecar runs").kill();
@@ -194,7 +209,13 @@ impl Stack {
     /// What the proxy logged, for a failing test.
     #[must_use]
     pub fn proxy_log(&self) -> String {
-        fs::read_to_string(self.access.home.join("portcullis-proxy.log")).unwrap_or_default()
+        self.log("portcullis-proxy")
+    }
+
+    /// What a process of the stack has logged: `portcullis-proxy`, `portcullis-provisioner` or `postgres`.
+    #[must_use]
+    pub fn log(&self, process: &str) -> String {
+        fs::read_to_string(self.access.home.join(format!("{process}.log"))).unwrap_or_default()
     }
 
     fn own(&mut self) -> &mut Own {
@@ -251,6 +272,19 @@ impl Workspace {
         self.superuser().await.batch_execute(&script).await.expect("the demo's data loads");
     }
 
+    /// Sets columns of its row in the catalog, such as `max_connections = 2`, as the sidecar would, and waits until every
+    /// proxy has drawn the consequences.
+    pub async fn set_limits(&self, limits: &str) {
+        let catalog = self.access.superuser("portcullis").await;
+        let change = format!(
+            "WITH next AS (UPDATE catalog.revision SET value = value + 1 RETURNING value), \
+                  changed AS (UPDATE catalog.workspace SET {limits}, revision = value FROM next WHERE id = $1) \
+             SELECT pg_notify('portcullis', value::text) FROM next"
+        );
+        catalog.execute(&change, &[&self.id]).await.expect("the catalog takes the limits");
+        self.access.followed().await;
+    }
+
     /// A superuser's session in its database, around the gate.
     pub async fn superuser(&self) -> Client {
         self.access.superuser(&self.database().await).await
@@ -290,6 +324,18 @@ impl Access {
     pub async fn superuser(&self, database: &str) -> Client {
         let config = socket_config(&self.home, self.postgres_port, "postgres", database);
         connect(&config).await.expect("the superuser connects")
+    }
+
+    /// Waits until every proxy that runs has drawn the consequences of what is in the catalog now.
+    pub async fn followed(&self) {
+        let catalog = self.superuser("portcullis").await;
+        let now = "SELECT value FROM catalog.revision";
+        let revision: i64 = catalog.query_one(now, &[]).await.expect("the revision").get(0);
+        let behind = "SELECT 1 FROM observed.proxy WHERE stopped_at IS NULL AND revision < $1";
+        until("the proxies to follow the catalog", async || {
+            catalog.query(behind, &[&revision]).await.expect("the proxies").is_empty().then_some(())
+        })
+        .await;
     }
 }
 
