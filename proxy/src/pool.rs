@@ -253,7 +253,7 @@ impl Pools {
     pub async fn lease(&self, to: &Destination) -> Result<Lease, LeaseError> {
         let server = self.server(&to.server.id);
         let key = to.pool_key();
-        let waiting = match server.take(&key) {
+        let waiting = match server.take(&key, to) {
             Taken::Connection(upstream, place) => return Ok(Lease { upstream, place }),
             Taken::Place(place) => return self.open(to, place).await,
             Taken::QueueFull => return Err(LeaseError::QueueFull),
@@ -261,7 +261,14 @@ impl Pools {
         };
         let limit = Duration::from_millis(self.limits.query_wait_timeout_ms);
         match tokio::time::timeout(limit, waiting).await {
-            Ok(Ok(Grant::Connection(upstream, place))) => Ok(Lease { upstream, place }),
+            Ok(Ok(Grant::Connection(upstream, place))) if upstream.leads_to(&to.server) => {
+                Ok(Lease { upstream, place })
+            }
+            Ok(Ok(Grant::Connection(upstream, place))) => {
+                drop(upstream);
+                self.metrics.upstream_closed("moved");
+                self.open(to, place).await
+            }
             Ok(Ok(Grant::Place(place))) => self.open(to, place).await,
             Ok(Err(_)) | Err(_) => Err(LeaseError::WaitedTooLong),
         }
@@ -388,23 +395,22 @@ impl ServerPools {
         Place { home: self.clone(), key: key.clone(), counted: true }
     }
 
-    fn take(self: &Arc<Self>, key: &PoolKey) -> Taken {
+    fn take(self: &Arc<Self>, key: &PoolKey, to: &Destination) -> Taken {
         let mut closing = Vec::new();
         let mut state = self.lock();
         let pool = state.pools.entry(key.clone()).or_default();
-        let mut dead = 0;
         let mut found = None;
         while let Some(mut upstream) = pool.idle.pop_back() {
-            if upstream.is_quiet() {
+            let moved = !upstream.leads_to(&to.server);
+            if !moved && upstream.is_quiet() {
                 found = Some(upstream);
                 break;
             }
             closing.push(upstream);
-            dead += 1;
+            self.metrics.upstream_closed(if moved { "moved" } else { "dead" });
         }
-        pool.open -= dead;
-        state.open -= dead;
-        (0..dead).for_each(|_| self.metrics.upstream_closed("dead"));
+        pool.open -= closing.len();
+        state.open -= closing.len();
         let taken = match found {
             Some(upstream) => Taken::Connection(Box::new(upstream), self.place(key)),
             None => self.take_place(&mut state, key, &mut closing),

@@ -26,8 +26,9 @@ use tokio::net::TcpStream;
 
 use crate::gate::Gate;
 use crate::pool::LeaseError;
+use crate::sessions::Signal;
 use auth::Identity;
-use end::SessionEnd;
+use end::{SessionEnd, causes};
 use relay::Relay;
 use route::Route;
 use settings::Values;
@@ -43,8 +44,7 @@ pub async fn run(socket: TcpStream, peer: SocketAddr, gate: Arc<Gate>) {
     let began = Instant::now();
     let end = serve(socket, peer, &gate, began).await;
     if end.is_remarkable() {
-        let cause = std::error::Error::source(&end).map(ToString::to_string);
-        tracing::info!(%peer, reason = end.label(), cause, "{end}");
+        tracing::info!(%peer, reason = end.label(), cause = causes(&end), "{end}");
     } else {
         tracing::debug!(%peer, reason = end.label(), "{end}");
     }
@@ -188,6 +188,10 @@ async fn greet(
     let latest = gate.reader.snapshot();
     if latest.login(message.user()).is_none_or(|login| login.session_epoch > identity.login().session_epoch) {
         return Err(SessionEnd::LoginEnded);
+    }
+    // What changed between the look at the snapshot and the registration was told to the others only.
+    if latest.revision() > snapshot.revision() {
+        registration.handle().signal(Signal::Refresh);
     }
     let reported = report(&route, &startup, message.user(), gate).await?;
     let cancel = gate.cancels.register(minor).map_err(|_| SessionEnd::NoRandom)?;

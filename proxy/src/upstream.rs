@@ -168,6 +168,8 @@ pub struct Upstream {
     state: UpstreamState,
     /// Received and not yet looked at.
     pub incoming: BytesMut,
+    /// The server as it was when this was opened.
+    server: Arc<Server>,
     /// When it was opened.
     pub born: Instant,
     /// Since when it has been idle.
@@ -207,6 +209,7 @@ impl Upstream {
             io,
             state: UpstreamState::default(),
             incoming: BytesMut::new(),
+            server: to.server.clone(),
             born: now,
             idle_since: now,
             cancel: None,
@@ -368,6 +371,11 @@ impl Upstream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<bool>> {
         let Outgoing { buffer, unflushed, .. } = &mut self.state.outgoing;
         crate::session::buffer::poll_drain(&mut self.io, buffer, unflushed, cx)
+    }
+
+    /// Whether it leads where a new one would, and as safely: the server's address and the TLS that it asks for may change.
+    pub fn leads_to(&self, server: &Arc<Server>) -> bool {
+        Arc::ptr_eq(&self.server, server) || self.server == *server
     }
 
     /// Whether an idle connection is still silent and open. Anything to read on it (an error that ends it, or the end

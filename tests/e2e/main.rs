@@ -20,6 +20,7 @@ mod queue;
 mod reload;
 mod requirements;
 mod rotation;
+mod server_tls;
 mod walls;
 
 /// D33, to the letter.

@@ -37,7 +37,13 @@ impl Authority {
     /// A server certificate for `localhost` and the loopback addresses.
     #[must_use]
     pub fn issue(&self) -> Pem {
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        self.issue_for(&["localhost", "127.0.0.1", "::1"])
+    }
+
+    /// A server certificate for these names and addresses.
+    #[must_use]
+    pub fn issue_for(&self, names: &[&str]) -> Pem {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("valid names");
         params.distinguished_name.push(DnType::CommonName, "localhost");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

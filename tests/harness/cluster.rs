@@ -88,6 +88,34 @@ impl Cluster {
         self.server = Some(server);
     }
 
+    /// Puts a file beside the data that the server alone may read; gives its path.
+    pub fn put(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.home.join(name);
+        fs::write(&path, text).expect("the file is written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode is set");
+        give_to_postgres(&path);
+        path
+    }
+
+    /// Changes settings and who may connect over TCP (lines of `pg_hba.conf`) while the server runs, and waits until
+    /// new connections are under them.
+    pub async fn reload(&self, settings: &[(&str, &str)], tcp: &str) {
+        let load_time = async || {
+            let superuser = connect(&self.config("postgres", "postgres")).await.expect("the superuser connects");
+            let row = superuser.query_one("SELECT pg_conf_load_time()::text", &[]).await.expect("the time");
+            (superuser, row.get::<_, String>(0))
+        };
+        let (superuser, before) = load_time().await;
+        for (name, value) in settings {
+            superuser.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).await.expect("a setting");
+        }
+        let access = format!("local all all trust\n{tcp}\n");
+        fs::write(self.home.join("data/pg_hba.conf"), access).expect("pg_hba.conf is written");
+        superuser.batch_execute("SELECT pg_reload_conf()").await.expect("the server is told");
+        // The postmaster, from which a new connection has the time, reads pg_hba.conf and certificates in the same step.
+        until("the new settings", async || (load_time().await.1 != before).then_some(())).await;
+    }
+
     /// `kill -9` of the postmaster; its backends notice and end.
     pub fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {

@@ -149,10 +149,9 @@ impl Stack {
         .await;
     }
 
-    /// Starts the sidecar anew with other values for some keys of provisioner.toml, and waits until the proxy has
-    /// followed.
-    pub async fn reconfigure_sidecar(&mut self, keys: &[(&'static str, String)]) {
-        self.kill_sidecar();
+    /// Starts a sidecar that was killed with other values for some keys of provisioner.toml, and waits until the proxy
+    /// has followed.
+    pub async fn start_sidecar_with(&mut self, keys: &[(&str, String)]) {
         let file = self.access.home.join("portcullis-provisioner.toml");
         let text = fs::read_to_string(&file).expect("provisioner.toml reads");
         let kept = text.lines().filter(|line| keys.iter().all(|(key, _)| !line.starts_with(&format!("{key} = "))));

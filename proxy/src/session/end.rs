@@ -243,6 +243,13 @@ pub fn lease_message(error: &LeaseError, fatal_one: bool) -> ErrorMessage {
     }
 }
 
+/// Everything that led to an error, for the log: the last one is what helps.
+pub fn causes(error: &dyn std::error::Error) -> Option<String> {
+    let causes: Vec<String> =
+        std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
+    (!causes.is_empty()).then(|| causes.join(": "))
+}
+
 fn fatal(code: SqlState, text: impl Into<String>) -> ErrorMessage {
     ErrorMessage::fatal(code, text)
 }

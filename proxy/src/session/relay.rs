@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 use super::Greeted;
 use super::auth::Identity;
 use super::buffer::poll_drain;
-use super::end::{SessionEnd, lease_message};
+use super::end::{SessionEnd, causes, lease_message};
 use super::exchange::{Exchange, ExchangeLimits, Message};
 use super::route::Route;
 use super::startup::ClientStream;
@@ -248,7 +248,7 @@ impl Relay {
                 self.lease = Some(lease);
             }
             Err(error) => {
-                tracing::warn!(workspace = %self.route.workspace, %error, cause = cause(&error), "no upstream connection");
+                tracing::warn!(workspace = %self.route.workspace, %error, cause = causes(&error), "no upstream connection");
                 if matches!(error, LeaseError::WaitedTooLong | LeaseError::QueueFull) {
                     self.gate.metrics.limit_hit("pool");
                 }
@@ -361,10 +361,6 @@ pub(super) async fn lease(gate: &Gate, to: &Destination) -> Result<Lease, LeaseE
         }
         other => other,
     }
-}
-
-fn cause(error: &LeaseError) -> Option<String> {
-    std::error::Error::source(error).map(ToString::to_string)
 }
 
 /// The ways in which a socket says that its client has left without a word.

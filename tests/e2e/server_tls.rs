@@ -1,0 +1,225 @@
+//! TLS from both processes to a workspace's server: encrypted where it is asked for, verified where it is asked for, and
+//! never in clear instead.
+
+use portcullis_tests::{
+    Options, Stack, Workspace,
+    certificates::Authority,
+    cluster::Cluster,
+    customer::{Credentials, connect, explain, sqlstate},
+    raw::{Wire, tags},
+    script::bytes,
+    wait::{PATIENCE, until, within},
+};
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::{LONG, protocol::cancel};
+
+/// The catalog's connections are no concern of these tests.
+const CATALOG: &str = "host portcullis all 127.0.0.1/32 scram-sha-256";
+
+/// What the server does.
+#[derive(Clone, Copy, Debug)]
+enum Server {
+    /// Answers `N` to an SSLRequest, and lets in who goes on in clear.
+    WithoutTls,
+    /// Refuses whoever comes without TLS. Its certificate is for `localhost`.
+    WithTlsOnly,
+}
+
+/// How a server is configured, and what comes of it.
+struct Row {
+    server: Server,
+    tls: &'static str,
+    host: &'static str,
+    /// Whether the configured authority is the one that signed the server's certificate, or another of the same name.
+    right_authority: bool,
+    /// In the sidecar's words, and in the proxy's, why there is no connection; `None` when there is one.
+    refusal: Option<[&'static str; 2]>,
+}
+
+const ROWS: [Row; 8] = [
+    Row {
+        server: Server::WithoutTls,
+        tls: "require",
+        host: "localhost",
+        right_authority: true,
+        refusal: Some(["server does not support TLS", "the server does not offer TLS"]),
+    },
+    Row {
+        server: Server::WithoutTls,
+        tls: "verify-full",
+        host: "localhost",
+        right_authority: true,
+        refusal: Some(["server does not support TLS", "the server does not offer TLS"]),
+    },
+    Row {
+        server: Server::WithTlsOnly,
+        tls: "disable",
+        host: "localhost",
+        right_authority: true,
+        refusal: Some(["no pg_hba.conf entry", "no pg_hba.conf entry"]),
+    },
+    Row { server: Server::WithTlsOnly, tls: "require", host: "127.0.0.1", right_authority: false, refusal: None },
+    Row {
+        server: Server::WithTlsOnly,
+        tls: "verify-full",
+        host: "localhost",
+        right_authority: false,
+        refusal: Some(["invalid peer certificate: BadSignature", "invalid peer certificate: BadSignature"]),
+    },
+    Row {
+        server: Server::WithTlsOnly,
+        tls: "verify-full",
+        host: "127.0.0.1",
+        right_authority: true,
+        refusal: Some(["certificate not valid for name", "certificate not valid for name"]),
+    },
+    Row { server: Server::WithTlsOnly, tls: "verify-full", host: "localhost", right_authority: true, refusal: None },
+    // The way back: connections that were made over TLS serve no session either, once the server is another.
+    Row {
+        server: Server::WithTlsOnly,
+        tls: "verify-full",
+        host: "localhost",
+        right_authority: false,
+        refusal: Some(["invalid peer certificate: BadSignature", "invalid peer certificate: BadSignature"]),
+    },
+];
+
+#[tokio::test]
+async fn every_mode_against_servers_with_and_without_tls() {
+    let mut stack = Stack::private(Options::default()).await;
+    let (ours, other) = (Authority::new(), Authority::new());
+    let home = stack.access.home.clone();
+    std::fs::write(home.join("right-ca.crt"), &ours.certificate).unwrap();
+    std::fs::write(home.join("wrong-ca.crt"), &other.certificate).unwrap();
+    prepare(stack.cluster(), &ours).await;
+    // All begins in clear, with a session and a pooled connection.
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    let session = credentials.connect().await;
+    session.batch_execute("SELECT 1").await.unwrap();
+    for row in ROWS {
+        let what = format!("{} with {:?} as {}", row.tls, row.server, row.host);
+        stack.kill_sidecar();
+        serve_as(stack.cluster(), row.server).await;
+        let before = ["portcullis-provisioner", "portcullis-proxy", "postgres"].map(|process| stack.log(process).len());
+        let ca = home.join(if row.right_authority { "right-ca.crt" } else { "wrong-ca.crt" });
+        stack
+            .start_sidecar_with(&[
+                ("servers.main.tls", format!("{:?}", row.tls)),
+                ("servers.main.host", format!("{:?}", row.host)),
+                ("servers.main.ca_file", format!("{:?}", ca.display().to_string())),
+            ])
+            .await;
+        match row.refusal {
+            None => works(&stack, &workspace, &credentials, &session, &what).await,
+            Some([of_sidecar, of_proxy]) => {
+                refuses(&stack, &credentials, &session, &what, of_sidecar).await;
+                // The proxy says why twice: for the statement and for the login.
+                for (process, words, from, times) in
+                    [("portcullis-provisioner", of_sidecar, before[0], 1), ("portcullis-proxy", of_proxy, before[1], 2)]
+                {
+                    until(&format!("{what}: {words:?} {times} times in the log of {process}"), async || {
+                        (stack.log(process)[from..].matches(words).count() >= times).then_some(())
+                    })
+                    .await;
+                }
+            }
+        }
+        let log = stack.log("postgres");
+        judge_logins(&log[before[2]..], row.refusal.is_none(), row.tls, &what);
+    }
+}
+
+/// A certificate for the server, and a log that tells who came how.
+async fn prepare(cluster: &Cluster, authority: &Authority) {
+    let pem = authority.issue_for(&["localhost"]);
+    let certificate = cluster.put("postgres.crt", &pem.certificate);
+    let key = cluster.put("postgres.key", &pem.key);
+    let settings = [
+        ("ssl_cert_file", certificate.to_str().unwrap()),
+        ("ssl_key_file", key.to_str().unwrap()),
+        ("log_connections", "on"),
+        ("log_line_prefix", "%m [%p] %h "),
+    ];
+    cluster.reload(&settings, "host all all 127.0.0.1/32 scram-sha-256").await;
+}
+
+async fn serve_as(cluster: &Cluster, server: Server) {
+    let (ssl, kind) = match server {
+        Server::WithoutTls => ("off", "host"),
+        Server::WithTlsOnly => ("on", "hostssl"),
+    };
+    cluster.reload(&[("ssl", ssl)], &format!("{CATALOG}\n{kind} all all 127.0.0.1/32 scram-sha-256")).await;
+}
+
+/// Nobody reaches the server, the customer hears no more than that, and the operator hears why.
+async fn refuses(stack: &Stack, credentials: &Credentials, session: &Client, what: &str, words: &str) {
+    let of_session = session.batch_execute("SELECT 1").await.expect_err(what);
+    // Nobody has logged in with this setting before, so the proxy has to ask the server what it reports for it.
+    let mut config = credentials.config();
+    config.options("-c extra_float_digits=2");
+    let of_login = connect(&config, &credentials.ca_pem).await.expect_err(what);
+    for error in [of_session, of_login] {
+        assert_eq!(sqlstate(&error), "57P03", "{what}: {}", explain(&error));
+        let told = "the workspace's database cannot be reached at the moment";
+        assert_eq!(error.as_db_error().unwrap().message(), told, "{what}");
+    }
+    let wanted = json!({"name": "not_to_be", "database": "PostgreSQL", "mode": "control", "profile": "storage"});
+    let body = stack.access.post("/workspaces", &wanted).send().await.expect(503);
+    assert_eq!(body["reason"], "server_unreachable", "{what}: {body}");
+    assert!(body["error"].as_str().unwrap().contains(words), "{what}: {body}");
+}
+
+/// Both processes reach the server over TLS, and all of a session works.
+async fn works(stack: &Stack, workspace: &Workspace, credentials: &Credentials, session: &Client, what: &str) {
+    session.batch_execute("SELECT 1").await.unwrap_or_else(|error| panic!("{what}: {}", explain(&error)));
+    let mut wire = Wire::login(credentials).await;
+    wire.send(&bytes(&format!("Q {LONG}"))).await.unwrap();
+    let superuser = stack.access.superuser("postgres").await;
+    let ours = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE datname = $1";
+    let running = format!("{ours} AND state = 'active' AND query LIKE '%100000000000%'");
+    until("the query to run", async || superuser.query_opt(&running, &[&credentials.database]).await.unwrap()).await;
+    let backends = superuser.query(ours, &[&credentials.database]).await.unwrap();
+    assert!(backends.iter().all(|row| row.get("ssl")), "{what}: {backends:?}");
+    cancel(credentials.port, wire.cancel_key.as_ref().unwrap()).await;
+    let heard = within(PATIENCE, "the cancelled query", wire.until_ready()).await;
+    assert_eq!(tags(&heard), "TEZ", "{what}: {heard:?}");
+
+    // The sidecar, held where it waits for its lock.
+    let name = format!("portcullis:{}", credentials.database);
+    superuser.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", &[&name]).await.unwrap();
+    let provision = async {
+        let call = workspace.access.post("/api/v2/ingestion/provision", &json!({}));
+        let _ = call.workspace(&workspace.name).send().await.expect(200);
+    };
+    let look = async {
+        let sessions = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                        WHERE application_name = 'portcullis-provisioner' AND datname = 'postgres' \
+                        AND wait_event = 'advisory'";
+        let rows = until("the sidecar's session", async || {
+            let rows = superuser.query(sessions, &[]).await.unwrap();
+            (!rows.is_empty()).then_some(rows)
+        })
+        .await;
+        assert!(rows.iter().all(|row| row.get("ssl")), "{what}: the sidecar's session");
+        superuser.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", &[&name]).await.unwrap();
+    };
+    tokio::join!(provision, look);
+    let made = stack.workspace("storage").await.reveal("customer_db").await;
+    made.connect().await.batch_execute("CREATE TABLE storage.t (id int)").await.unwrap();
+}
+
+/// What the server saw over TCP, the catalog's connections aside: nobody in clear, and nobody at all where all refuse.
+fn judge_logins(log: &str, works: bool, tls: &str, what: &str) {
+    let logins: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" 127.0.0.1 ") || line.contains(" localhost "))
+        .filter(|line| line.contains("connection authorized:") && !line.contains("database=portcullis "))
+        .collect();
+    assert_eq!(!logins.is_empty(), works, "{what}: {logins:#?}");
+    assert!(logins.iter().all(|line| line.contains(" SSL enabled ")), "{what}: {logins:#?}");
+    let in_clear = log.contains("no encryption");
+    assert_eq!(in_clear, tls == "disable", "{what}: {log}");
+}
