@@ -47,7 +47,7 @@ pub(crate) enum Access {
     Sequence,
 }
 
-/// One use of a relation (or, for definitions, of another object in a schema).
+/// One use of a relation (or, for definitions, of another object in a schema). A negative location: the parser gives none.
 #[derive(Debug, Clone)]
 pub(crate) struct Use<'t> {
     pub(crate) name: Name<'t>,
@@ -69,7 +69,19 @@ pub(crate) struct Call<'t> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attribute<'t> {
     pub(crate) name: &'t str,
+    pub(crate) of: AttributeOf<'t>,
     pub(crate) location: Location,
+}
+
+/// What stands in front of an [`Attribute`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AttributeOf<'t> {
+    /// `x.name`
+    Alias(&'t str),
+    /// `schema.table.name`
+    Table,
+    /// `(expression).name`
+    Value,
 }
 
 /// A qualified name of something else that lives in a schema: a type, an operator, a collation, an operator class.
@@ -107,11 +119,13 @@ pub(crate) struct Facts<'t> {
     pub(crate) uses: Vec<Use<'t>>,
     pub(crate) calls: Vec<Call<'t>>,
     pub(crate) attributes: Vec<Attribute<'t>>,
+    /// The names under which functions stand in FROM; `None` for one whose name is not known.
+    pub(crate) functions_in_from: Vec<Option<&'t str>>,
     pub(crate) others: Vec<Other<'t>>,
     pub(crate) settings: Vec<Setting>,
     pub(crate) effects: Vec<Effect>,
     /// Names of cursors, prepared statements and savepoints.
-    pub(crate) session_names: Vec<(&'t str, Location)>,
+    pub(crate) session_names: Vec<&'t str>,
     /// A plain SELECT of nothing but `set_config` and `pg_advisory_unlock_all`.
     pub(crate) only_settings: bool,
     /// LISTEN or NOTIFY.
@@ -130,6 +144,7 @@ impl Facts<'_> {
             uses: Vec::new(),
             calls: Vec::new(),
             attributes: Vec::new(),
+            functions_in_from: Vec::new(),
             others: Vec::new(),
             settings: Vec::new(),
             effects: Vec::new(),

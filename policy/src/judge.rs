@@ -2,6 +2,7 @@
 //! target always give the same answer.
 
 mod refuse;
+mod rewrite;
 mod rules;
 mod syntax;
 
@@ -62,7 +63,7 @@ fn pass(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -
     for statement in statements {
         let location = start_of(text, statement);
         let node = statement.stmt.as_deref().ok_or_else(|| refuse.empty())?;
-        let facts = classify(node, location).map_err(|refusal| refuse.classified(*refusal))?;
+        let facts = classify(node, location).map_err(|refusal| refuse.classified(*refusal, location))?;
         all.push(rules.apply(facts)?);
     }
     refuse.batch(surface, &all)?;

@@ -32,6 +32,10 @@ impl Roles {
     }
 
     fn judge(&self, role: &str, surface: &str, sql: &str) -> Result<Permit, Box<Denial>> {
+        self.judge_bytes(role, surface, sql.as_bytes())
+    }
+
+    fn judge_bytes(&self, role: &str, surface: &str, sql: &[u8]) -> Result<Permit, Box<Denial>> {
         let role = self.0.get(role).unwrap_or_else(|| panic!("no role {role}"));
         let surface = match surface {
             "simple" => Surface::SimpleQuery,
@@ -40,13 +44,13 @@ impl Roles {
             other => panic!("no surface {other}"),
         };
         let target = Target { database_names: &["own_database", "ws_0123456789abcdef"] };
-        match portcullis_policy::judge(role, surface, sql.as_bytes(), &target) {
+        match portcullis_policy::judge(role, surface, sql, &target) {
             Verdict::Allow(permit) => {
-                assert_eq!(permit.text(), sql, "exactly the text that was judged is forwarded");
+                assert_eq!(permit.text().as_bytes(), sql, "exactly the text that was judged is forwarded");
                 Ok(permit)
             }
             Verdict::Deny(denial) => {
-                check_denial(sql, &denial);
+                check_denial(&String::from_utf8_lossy(sql), &denial);
                 Err(denial)
             }
         }
@@ -257,6 +261,9 @@ struct MessageRow {
     role: String,
     surface: String,
     sql: String,
+    /// What follows `sql` and is too long or no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tail: Option<Tail>,
     sqlstate: String,
     rule: String,
     object: Option<String>,
@@ -266,6 +273,74 @@ struct MessageRow {
     position: Option<u32>,
 }
 
+#[derive(Clone, Serialize, Deserialize, PartialEq)]
+#[serde(untagged, deny_unknown_fields)]
+enum Tail {
+    Repeat { repeat: String, times: usize },
+    Hex { hex: String },
+}
+
+impl MessageRow {
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.sql.clone().into_bytes();
+        match &self.tail {
+            None => {}
+            Some(Tail::Repeat { repeat, times }) => bytes.extend(repeat.repeat(*times).bytes()),
+            Some(Tail::Hex { hex }) => {
+                bytes.extend((0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()));
+            }
+        }
+        bytes
+    }
+}
+
+#[test]
+fn every_rule_has_a_message_that_names_object_place_and_remedy() {
+    let rows: Vec<MessageRow> = read("messages.jsonl");
+    // What is about a text as a whole has no object, and no place where it is too long or nothing.
+    let whole = |rule: Rule| rule.id().starts_with("text.") || rule == Rule::StatementEmpty;
+    for rule in Rule::ALL {
+        let of_rule: Vec<&MessageRow> = rows.iter().filter(|row| row.rule == rule.id()).collect();
+        assert!(!of_rule.is_empty(), "{rule} has no row in messages.jsonl");
+        for row in of_rule {
+            let sql = short(&row.sql);
+            assert!(row.detail.starts_with(&format!("Rule {rule}: ")), "{sql}: {}", row.detail);
+            assert!(*rule == Rule::SyntaxError || !row.hint.is_empty(), "{sql}: no remedy");
+            assert!(row.object.is_some() || whole(*rule), "{sql}: no object");
+            let nowhere = matches!(rule, Rule::TextTooLong | Rule::StatementEmpty);
+            assert!(row.position.is_some() || nowhere, "{sql}: no position");
+        }
+    }
+    let known = |row: &&MessageRow| Rule::ALL.iter().any(|rule| rule.id() == row.rule);
+    assert!(rows.iter().all(|row| known(&row)), "a rule that does not exist");
+}
+
+/// The statements that hints show can be sent as they are.
+#[test]
+fn the_statement_in_a_hint_passes() {
+    on_a_big_stack(|| {
+        let roles = Roles::load();
+        let mut tried = 0;
+        let messages: Vec<MessageRow> = read("messages.jsonl");
+        let attacks: Vec<AttackRow> = read("attack.jsonl");
+        let texts = messages.iter().map(|row| (&row.role, &row.surface, &row.sql));
+        for (role, surface, sql) in texts.chain(attacks.iter().map(|row| (&row.role, &row.surface, &row.sql))) {
+            let Err(denial) = roles.judge(role, surface, sql) else { continue };
+            let Some((_, example)) = denial.hint.split_once(" For example: ") else { continue };
+            if example.ends_with('…') {
+                continue;
+            }
+            tried += 1;
+            if let Err(again) = roles.judge(role, surface, example) {
+                // The rest of the text may be an attack; its targets are not what is wrong with it any more.
+                assert_ne!(again.rule, Rule::TargetUnqualified, "{sql}\n{example}\n{}", again.detail);
+                assert_ne!(again.rule, Rule::SyntaxError, "{sql}\n{example}\n{}", again.detail);
+            }
+        }
+        assert!(tried >= 60, "only {tried} statements");
+    });
+}
+
 #[test]
 fn a_refusal_says_what_the_contract_says() {
     on_a_big_stack(|| {
@@ -273,7 +348,7 @@ fn a_refusal_says_what_the_contract_says() {
         let mut rows: Vec<MessageRow> = read("messages.jsonl");
         let (mut wrong, mut fatal) = (Vec::new(), Vec::new());
         for row in &mut rows {
-            let Err(denial) = roles.judge(&row.role, &row.surface, &row.sql) else {
+            let Err(denial) = roles.judge_bytes(&row.role, &row.surface, &row.bytes()) else {
                 fatal.push(format!("passes: {}", short(&row.sql)));
                 continue;
             };
@@ -281,6 +356,7 @@ fn a_refusal_says_what_the_contract_says() {
                 role: row.role.clone(),
                 surface: row.surface.clone(),
                 sql: row.sql.clone(),
+                tail: row.tail.clone(),
                 sqlstate: denial.sqlstate.to_owned(),
                 rule: denial.rule.to_string(),
                 object: denial.object.clone(),

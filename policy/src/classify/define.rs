@@ -48,7 +48,7 @@ impl<'t> Walker<'t> {
         let parts = strings(name).ok_or_else(|| node_refused("object name"))?;
         let parts = parts.get(..parts.len().saturating_sub(drop_last)).unwrap_or_default();
         let name = Name::of_parts(parts).ok_or_else(|| node_refused("object name"))?;
-        self.record(name, Access::Define(object), self.facts.location);
+        self.record(name, Access::Define(object), -1);
         Ok(())
     }
 
@@ -143,7 +143,7 @@ impl<'t> Walker<'t> {
             self.collate(clause)?;
         }
         if !column.fdwoptions.is_empty() {
-            return Err(clause_refused("column OPTIONS", "", column.location));
+            return Err(clause_refused("column OPTIONS", "Leave OPTIONS out.", column.location));
         }
         self.boxed(&column.raw_default)?;
         self.boxed(&column.cooked_default)?;
@@ -173,7 +173,7 @@ impl<'t> Walker<'t> {
         }
         self.no_tablespace(&constraint.indexspace)?;
         if !INDEX_METHODS.contains(&constraint.access_method.as_str()) {
-            return Err(clause_refused("index access method", "Use one of PostgreSQL's own.", location));
+            return Err(clause_refused("index access method", "Use btree, hash, gist, gin, spgist or brin.", location));
         }
         self.boxed(&constraint.raw_expr)?;
         self.boxed(&constraint.where_clause)?;
@@ -221,7 +221,11 @@ impl<'t> Walker<'t> {
         self.define(index.relation.as_ref(), DefineObject::Index)?;
         self.no_tablespace(&index.table_space)?;
         if !INDEX_METHODS.contains(&index.access_method.as_str()) {
-            return Err(clause_refused("index access method", "Use one of PostgreSQL's own.", self.facts.location));
+            return Err(clause_refused(
+                "index access method",
+                "Use btree, hash, gist, gin, spgist or brin.",
+                self.facts.location,
+            ));
         }
         self.parameters(&index.options, INDEX_PARAMETERS)?;
         self.deferred(|walker| {
@@ -258,7 +262,10 @@ impl<'t> Walker<'t> {
                 },
                 "as" | "cache" | "cycle" | "increment" | "maxvalue" | "minvalue" | "start" | "restart" | "logged"
                 | "unlogged" | "generated" => self.boxed(&option.arg)?,
-                _ => return Err(clause_refused("sequence option", "", option.location)),
+                _ => {
+                    let object = format!("sequence option {}", option.defname);
+                    return Err(clause_refused(&object, "Leave the option out.", option.location));
+                }
             }
         }
         Ok(())
@@ -274,7 +281,7 @@ impl<'t> Walker<'t> {
                 let parts = strings(&name.items).ok_or_else(|| node_refused("OWNED BY"))?;
                 let table = parts.get(..parts.len().saturating_sub(1)).and_then(Name::of_parts);
                 let table = table.ok_or_else(|| node_refused("OWNED BY"))?;
-                self.record(table, Access::Reference, option.location);
+                self.record(table, Access::Reference, -1);
                 Ok(())
             }
         }
@@ -396,7 +403,7 @@ impl<'t> Walker<'t> {
             }
             At::AtChangeOwner => refuse("OWNER TO", "Objects belong to the role that makes them; leave OWNER TO out."),
             At::AtSetTableSpace => refuse("SET TABLESPACE", TABLESPACE_HINT),
-            At::AtSetAccessMethod => refuse("SET ACCESS METHOD", "Tables are heaps."),
+            At::AtSetAccessMethod => refuse("SET ACCESS METHOD", "Leave it out; tables are heaps."),
             At::AtEnableTrig
             | At::AtEnableAlwaysTrig
             | At::AtEnableReplicaTrig
@@ -404,12 +411,12 @@ impl<'t> Walker<'t> {
             | At::AtEnableTrigAll
             | At::AtDisableTrigAll
             | At::AtEnableTrigUser
-            | At::AtDisableTrigUser => refuse("ENABLE/DISABLE TRIGGER", "Triggers cannot be switched here."),
+            | At::AtDisableTrigUser => refuse("ENABLE/DISABLE TRIGGER", "Leave it out; own tables have no triggers."),
             At::AtEnableRule | At::AtEnableAlwaysRule | At::AtEnableReplicaRule | At::AtDisableRule => {
-                refuse("ENABLE/DISABLE RULE", "Rules cannot be switched here.")
+                refuse("ENABLE/DISABLE RULE", "Leave it out; own tables have no rules.")
             }
             At::AtEnableRowSecurity | At::AtDisableRowSecurity | At::AtForceRowSecurity | At::AtNoForceRowSecurity => {
-                refuse("ROW LEVEL SECURITY", "Use a view with a condition.")
+                refuse("ROW LEVEL SECURITY", "Leave it out; filter rows in the query.")
             }
             At::AtReplicaIdentity => refuse("REPLICA IDENTITY", "Leave it out."),
             At::AtGenericOptions | At::AtAlterColumnGenericOptions => refuse("OPTIONS", "Leave it out."),
@@ -488,7 +495,7 @@ impl<'t> Walker<'t> {
         self.define(alter.relation.as_ref(), object)?;
         let name = alter.relation.as_ref().map_or("", |relation| &relation.relname);
         let moved = Name { database: "", schema: &alter.newschema, name };
-        self.record(moved, Access::Define(object), self.facts.location);
+        self.record(moved, Access::Define(object), -1);
         Ok(())
     }
 

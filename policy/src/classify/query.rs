@@ -3,7 +3,7 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf as pb;
 
-use super::{Access, Location, Name, Use, Walked, Walker, node_refused};
+use super::{Access, Location, Name, Use, Walked, Walker, node_refused, strings};
 
 /// Which relations of a FROM list are locked.
 #[derive(Clone, Copy)]
@@ -193,6 +193,7 @@ impl<'t> Walker<'t> {
                 self.boxed(repeatable)
             }
             Some(NodeEnum::RangeFunction(function)) => {
+                self.facts.functions_in_from.push(name_in_from(function));
                 self.nodes(&function.functions)?;
                 self.nodes(&function.coldeflist)
             }
@@ -293,5 +294,18 @@ impl<'t> Walker<'t> {
             Some(pb::ReturningClause { options: _, exprs }) => self.nodes(exprs),
             None => Ok(()),
         }
+    }
+}
+
+/// The name under which a function in FROM is referred to: its alias, else its own; `None` for syntax (`COALESCE(…)`,
+/// `CAST(…)`) that PostgreSQL names after itself.
+fn name_in_from(function: &pb::RangeFunction) -> Option<&str> {
+    if let Some(alias) = &function.alias {
+        return Some(&alias.aliasname);
+    }
+    let Some(NodeEnum::List(pair)) = &function.functions.first()?.node else { return None };
+    match &pair.items.first()?.node {
+        Some(NodeEnum::FuncCall(call)) => strings(&call.funcname)?.last().copied(),
+        _ => None,
     }
 }

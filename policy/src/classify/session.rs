@@ -48,7 +48,7 @@ impl<'t> Walker<'t> {
     }
 
     fn session_name(&mut self, name: &'t str) -> String {
-        self.facts.session_names.push((name, self.facts.location));
+        self.facts.session_names.push(name);
         name.to_owned()
     }
 

@@ -113,7 +113,13 @@ impl<'t> Walker<'t> {
             N::ViewStmt(view) => self.create_view(view),
             N::RefreshMatViewStmt(refresh) => {
                 self.facts.kind = Kind::RefreshMaterializedView;
-                self.define(refresh.relation.as_ref(), crate::document::DefineObject::MaterializedView)
+                self.define(refresh.relation.as_ref(), crate::document::DefineObject::MaterializedView)?;
+                // It compares the old rows with the new ones through a temporary table.
+                if refresh.concurrent {
+                    self.target(refresh.relation.as_ref(), Access::DefineTemporary)
+                } else {
+                    Ok(())
+                }
             }
             N::CreateEnumStmt(create) => self.create_enum(create),
             N::AlterEnumStmt(alter) => self.alter_enum(alter),
@@ -392,7 +398,8 @@ impl<'t> Walker<'t> {
         for option in &explain.options {
             let Some(N::DefElem(option)) = &option.node else { return Err(node_refused("EXPLAIN option")) };
             if !EXPLAIN_OPTIONS.contains(&option.defname.as_str()) {
-                return Err(clause_refused("EXPLAIN option", "Leave the option out.", option.location));
+                let object = format!("EXPLAIN option {}", option.defname);
+                return Err(clause_refused(&object, "Leave the option out.", option.location));
             }
         }
         let query = explain.query.as_ref().ok_or_else(|| node_refused("EXPLAIN"))?;

@@ -3,7 +3,9 @@
 use pg_query::NodeEnum as N;
 use pg_query::protobuf as pb;
 
-use super::{Attribute, Call, Location, Name, Other, Walked, Walker, clause_refused, node_refused, strings};
+use super::{
+    Attribute, AttributeOf, Call, Location, Name, Other, Walked, Walker, clause_refused, node_refused, strings,
+};
 use crate::functions;
 
 impl<'t> Walker<'t> {
@@ -67,7 +69,8 @@ impl<'t> Walker<'t> {
             }
             N::AIndirection(indirection) => {
                 self.boxed(&indirection.arg)?;
-                self.indirection(&indirection.indirection)
+                let location = indirection.arg.as_deref().map_or(-1, location_of);
+                self.indirection(&indirection.indirection, location)
             }
             N::AIndices(indices) => {
                 self.boxed(&indices.lidx)?;
@@ -349,9 +352,13 @@ impl<'t> Walker<'t> {
 
     /// `x.name` is a call of `name` where `x` has no column of that name.
     fn column(&mut self, column: &'t pb::ColumnRef) -> Walked {
-        if let [_, .., last] = column.fields.as_slice() {
+        if let [first, between @ .., last] = column.fields.as_slice() {
+            let of = match &first.node {
+                Some(N::String(alias)) if between.is_empty() => AttributeOf::Alias(&alias.sval),
+                _ => AttributeOf::Table,
+            };
             match &last.node {
-                Some(N::String(name)) => self.attribute(&name.sval, column.location),
+                Some(N::String(name)) => self.attribute(&name.sval, of, column.location),
                 Some(N::AStar(_)) => {}
                 _ => return Err(node_refused("column reference")),
             }
@@ -359,16 +366,16 @@ impl<'t> Walker<'t> {
         Ok(())
     }
 
-    fn attribute(&mut self, name: &'t str, location: Location) {
+    fn attribute(&mut self, name: &'t str, of: AttributeOf<'t>, location: Location) {
         if functions::is_attribute_call(name) {
-            self.facts.attributes.push(Attribute { name, location });
+            self.facts.attributes.push(Attribute { name, of, location });
         }
     }
 
-    fn indirection(&mut self, items: &'t [pb::Node]) -> Walked {
+    fn indirection(&mut self, items: &'t [pb::Node], location: Location) -> Walked {
         for item in items {
             match &item.node {
-                Some(N::String(name)) => self.attribute(&name.sval, -1),
+                Some(N::String(name)) => self.attribute(&name.sval, AttributeOf::Value, location),
                 Some(N::AStar(_)) => {}
                 Some(N::AIndices(_)) => self.node(item)?,
                 _ => return Err(node_refused("indirection")),
@@ -614,6 +621,21 @@ impl<'t> Walker<'t> {
             Some(window) => self.window(window),
             None => Ok(()),
         }
+    }
+}
+
+/// Where an expression that a field is taken of stands, for the kinds that usually stand there; negative for others.
+fn location_of(node: &pb::Node) -> Location {
+    match &node.node {
+        Some(N::ColumnRef(column)) => column.location,
+        Some(N::FuncCall(call)) => call.location,
+        Some(N::TypeCast(cast)) => cast.arg.as_deref().map_or(cast.location, location_of),
+        Some(N::AConst(constant)) => constant.location,
+        Some(N::ParamRef(parameter)) => parameter.location,
+        Some(N::SubLink(sublink)) => sublink.location,
+        Some(N::RowExpr(row)) => row.location,
+        Some(N::AIndirection(indirection)) => indirection.arg.as_deref().map_or(-1, location_of),
+        _ => -1,
     }
 }
 

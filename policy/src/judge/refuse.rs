@@ -3,7 +3,8 @@
 
 use pg_query::protobuf as pb;
 
-use crate::classify::{Access, Facts, Location, Name, Refusal};
+use super::rewrite;
+use crate::classify::{Access, Attribute, AttributeOf, Facts, Location, Name, Refusal, Use};
 use crate::document::{DefineObject, RolePolicy};
 use crate::rule::Rule;
 use crate::scan::{COMMENT_DEPTH_MAX, DEPTH_MAX, NAME_BYTES_MAX, TooMuch};
@@ -12,6 +13,9 @@ use crate::{RESERVED_PREFIX, SQL_BYTES_MAX};
 
 /// The longest part of an object's name that is shown, in characters.
 const SHOWN_MAX: usize = 200;
+
+/// The most targets that a hint lists.
+const TARGETS_SHOWN_MAX: usize = 8;
 
 /// Says no, for one role and one text.
 pub(super) struct Refuse<'a> {
@@ -30,7 +34,7 @@ fn denial(sqlstate: &'static str, rule: Rule, message: String, why: &str, hint: 
     Box::new(Denial { sqlstate, message, rule, object: None, detail, hint: hint.to_owned(), position: None })
 }
 
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(SHOWN_MAX).collect()
 }
 
@@ -111,6 +115,15 @@ impl Refuse<'_> {
         }
     }
 
+    /// The advice for a kind of statement that does not pass, and the general one.
+    fn instead_of(&self, kind: &str) -> String {
+        let general = self.general_hint();
+        match advice(kind, self.role.may_write()) {
+            "" => general,
+            advice => format!("{advice} {general}"),
+        }
+    }
+
     pub(super) fn empty(&self) -> Box<Denial> {
         let message = "the statement is empty".to_owned();
         denial("42601", Rule::StatementEmpty, message, "exactly one statement is expected", "Send one SQL statement.")
@@ -124,19 +137,31 @@ impl Refuse<'_> {
             (Surface::Parse, _) => {
                 let message = "cannot insert multiple commands into a prepared statement".to_owned();
                 let why = "one statement per prepared statement";
-                Err(denial("42601", Rule::StatementMultiple, message, why, "Prepare each statement by itself."))
+                let denial =
+                    denial("42601", Rule::StatementMultiple, message, why, "Prepare each statement by itself.");
+                let second = self.second(statements);
+                Err(self.named(denial, &self.command_at(second), second))
             }
-            (Surface::Http, count) => {
-                Err(self.several(count, statements.get(1).map_or(-1, |second| second.stmt_location)))
-            }
+            (Surface::Http, count) => Err(self.several(count, self.second(statements))),
         }
+    }
+
+    fn second(&self, statements: &[pb::RawStmt]) -> Location {
+        statements.get(1).map_or(-1, |second| super::start_of(self.text, second))
+    }
+
+    /// The first word of the statement that starts there.
+    fn command_at(&self, location: Location) -> String {
+        let rest = usize::try_from(location).ok().and_then(|at| self.text.get(at..)).unwrap_or("");
+        let word: String = rest.chars().take_while(char::is_ascii_alphabetic).collect();
+        word.to_ascii_uppercase()
     }
 
     fn several(&self, count: usize, location: Location) -> Box<Denial> {
         let message = "Only one statement at a time is supported.".to_owned();
         let why = format!("the text contains {count} statements that work");
         let hint = "Send each statement by itself; BEGIN, COMMIT, SET and cursor commands may stand around one.";
-        self.located(denial("42501", Rule::StatementMultiple, message, &why, hint), location)
+        self.named(denial("42501", Rule::StatementMultiple, message, &why, hint), &self.command_at(location), location)
     }
 
     /// The rules over all statements of a text together.
@@ -169,48 +194,174 @@ impl Refuse<'_> {
         }
     }
 
-    /// A refusal that the walk itself made.
-    pub(super) fn classified(&self, refusal: Refusal) -> Box<Denial> {
+    /// A refusal that the walk itself made, in the statement that starts at `start`.
+    pub(super) fn classified(&self, refusal: Refusal, start: Location) -> Box<Denial> {
         let Refusal { rule, object, why, hint, location } = refusal;
-        let hint = if hint.is_empty() { self.general_hint() } else { hint.to_owned() };
+        let location = match rule {
+            // The parser gives no place for most clauses: they are where their first word is.
+            Rule::ClauseNotAllowed if location == start => self.clause(&object, start),
+            _ => location,
+        };
+        let hint = match rule {
+            Rule::StatementNotAllowed => self.instead_of(&object),
+            _ => hint.to_owned(),
+        };
+        let why = shown(&why);
         self.named(denial("42501", rule, self.role.message_kind.clone(), &why, &hint), &object, location)
+    }
+
+    fn clause(&self, object: &str, start: Location) -> Location {
+        let word = object.split(' ').next().unwrap_or("").to_ascii_lowercase();
+        rewrite::find(self.text, start, 0, &Name { database: "", schema: "", name: &word }).unwrap_or(start)
     }
 
     /// The message about kinds (D33).
     pub(super) fn kind(&self, kind: Kind, rule: Rule, why: &str, hint: &str, location: Location) -> Box<Denial> {
-        let hint = if hint.is_empty() { self.general_hint() } else { hint.to_owned() };
+        let hint = if hint.is_empty() { self.instead_of(kind.name()) } else { hint.to_owned() };
         let why = format!("{kind}: {why}");
         self.named(denial("42501", rule, self.role.message_kind.clone(), &why, &hint), kind.name(), location)
     }
 
-    /// A target where the login may not do this, rewritten in the hint; the message about targets (D34) for the kinds that
-    /// the contract lists, else the one about kinds (D33).
-    pub(super) fn target(
-        &self,
-        kind: Kind,
-        name: &Name<'_>,
-        access: Access,
-        rule: Rule,
-        location: Location,
-    ) -> Box<Denial> {
+    /// A target where the login may not do this, with the remedy: the statement rewritten where that is one; the message
+    /// about targets (D34) for the kinds that D31 lists, else the one about kinds.
+    pub(super) fn target(&self, facts: &Facts<'_>, used: &Use<'_>, rule: Rule) -> Box<Denial> {
+        let Use { name, access, .. } = used;
+        let (kind, access) = (facts.kind, *access);
+        let shown_name = shown(&name.to_string());
         let why = match rule {
-            Rule::TargetUnqualified => format!("{kind}: target {name} is not schema-qualified"),
-            Rule::TargetTemporary => format!("{kind}: {name} would be a temporary table"),
-            _ => format!("{kind}: {} {name} is not in a schema that this login may {}", thing(access), verb(access)),
-        };
-        let hint = match self.role.own_schema() {
-            Some(schema) => {
-                let table = if is_plain_name(name.name) {
-                    name.name.to_owned()
-                } else {
-                    crate::settings::quote_identifier(name.name)
-                };
-                format!("Rewrite the target as {schema}.{table}, or make the query read-only.")
+            _ if access == Access::DefineTemporary && kind == Kind::RefreshMaterializedView => {
+                format!("{kind}: CONCURRENTLY works through a temporary table, which this login may not make")
             }
-            None => "This login only reads; use one that may write.".to_owned(),
+            Rule::TargetUnqualified if access == Access::Sequence => {
+                format!("{kind}: sequence {shown_name} is not schema-qualified")
+            }
+            Rule::TargetUnqualified => format!("{kind}: target {shown_name} is not schema-qualified"),
+            Rule::TargetTemporary => format!("{kind}: {shown_name} would be a temporary table"),
+            _ => format!(
+                "{kind}: {} {shown_name} is not in a schema that this login may {}",
+                thing(access),
+                verb(access)
+            ),
         };
+        let hint = self.remedy(facts, used, rule);
         let message = if contract_lists(kind, access) { &self.role.message_target } else { &self.role.message_kind };
-        self.named(denial("42501", rule, message.clone(), &why, &shown(&hint)), &name.to_string(), location)
+        let object = name.to_string();
+        self.named(denial("42501", rule, message.clone(), &why, &hint), &object, self.place(facts, used))
+    }
+
+    /// Where a use stands; the statement's start where that is not known.
+    pub(super) fn place(&self, facts: &Facts<'_>, used: &Use<'_>) -> Location {
+        if used.location >= 0 {
+            return used.location;
+        }
+        let words = match facts.kind {
+            Kind::Comment => "COMMENT ON TABLE",
+            kind => kind.name(),
+        };
+        let found = rewrite::find(self.text, facts.location, words.split(' ').count(), &used.name);
+        found.unwrap_or(facts.location)
+    }
+
+    /// Where a cursor, prepared statement or savepoint is named.
+    pub(super) fn place_of_session_name(&self, facts: &Facts<'_>, name: &str) -> Location {
+        let name = Name { database: "", schema: "", name };
+        rewrite::find(self.text, facts.location, 1, &name).unwrap_or(facts.location)
+    }
+
+    /// What to do instead of using a target in this way.
+    fn remedy(&self, facts: &Facts<'_>, used: &Use<'_>, rule: Rule) -> String {
+        let Use { name, access, .. } = used;
+        if *access == Access::DefineTemporary && facts.kind == Kind::RefreshMaterializedView {
+            return "Leave CONCURRENTLY out.".to_owned();
+        }
+        let Some(schema) = self.schema_for(*access) else { return self.no_schema(used) };
+        let own = format!("{}.{}", quoted(schema), quoted(name.name));
+        match access {
+            Access::Sequence => {
+                format!("Name a sequence of your own, with its schema: '{own}'.")
+            }
+            Access::LockRows if rule == Rule::TargetSchema => {
+                format!("Leave FOR UPDATE or FOR SHARE out, or lock rows of a table of your own ({own}).")
+            }
+            Access::LockTable if rule == Rule::TargetSchema => {
+                format!("Lock a table of your own ({own}), or use IN ACCESS SHARE MODE.")
+            }
+            Access::Reference if rule == Rule::TargetSchema => {
+                format!("Refer to a table of your own ({own}), or leave the reference out.")
+            }
+            Access::Truncate if rule == Rule::TargetSchema && self.role.write.contains(name.schema) => {
+                format!("Use DELETE FROM {}.{}.", quoted(name.schema), quoted(name.name))
+            }
+            Access::DefineTemporary => {
+                format!("Create {own} without TEMPORARY and drop it afterwards, or use WITH.")
+            }
+            _ if rule == Rule::TargetUnqualified => self.rewritten(facts, schema, &own),
+            _ => format!("Rewrite the target as {own}, or make the query read-only."),
+        }
+    }
+
+    /// The first schema of the role that takes this access, those for own objects first.
+    fn schema_for(&self, access: Access) -> Option<&str> {
+        let role = self.role;
+        let takes = match access {
+            Access::Write | Access::LockRows => &role.write,
+            Access::Truncate => &role.truncate,
+            Access::Read => &role.read,
+            Access::Define(object) if !role.define_objects.contains(&object) => return None,
+            Access::Define(_) | Access::DefineTemporary | Access::LockTable | Access::Reference | Access::Sequence => {
+                &role.define
+            }
+        };
+        takes.intersection(&role.define).chain(takes).next().map(String::as_str)
+    }
+
+    fn no_schema(&self, used: &Use<'_>) -> String {
+        match used.access {
+            Access::LockRows => return "Leave FOR UPDATE or FOR SHARE out; this login locks no rows.".to_owned(),
+            Access::LockTable => return "Use IN ACCESS SHARE MODE, or leave LOCK out.".to_owned(),
+            _ => {}
+        }
+        if !self.role.may_write() {
+            return "This login only reads; use one that may write.".to_owned();
+        }
+        match used.access {
+            Access::Truncate => "This login does not truncate; use DELETE.".to_owned(),
+            Access::Sequence => "This login does not use sequences by name.".to_owned(),
+            _ => "This login does not define objects; use one that may.".to_owned(),
+        }
+    }
+
+    /// The hint for a target without a schema: the name to write, and the whole statement with all its targets qualified.
+    fn rewritten(&self, facts: &Facts<'_>, schema: &str, own: &str) -> String {
+        let missing = |used: &&Use<'_>| !used.name.is_qualified();
+        let changed = |used: &&Use<'_>| !matches!(used.access, Access::Read | Access::Sequence);
+        let mut names: Vec<&str> = Vec::new();
+        for used in facts.uses.iter().filter(missing).filter(changed) {
+            if !names.contains(&used.name.name) {
+                names.push(used.name.name);
+            }
+        }
+        // What is read under the name of a target is that target.
+        let mut targets: Vec<(Location, &str)> = facts
+            .uses
+            .iter()
+            .filter(missing)
+            .filter(|used| used.access != Access::Sequence && names.contains(&used.name.name))
+            .map(|used| (self.place(facts, used), used.name.name))
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let quoted_schema = quoted(schema);
+        let shown_names: Vec<String> =
+            names.iter().take(TARGETS_SHOWN_MAX).map(|name| format!("{quoted_schema}.{}", quoted(name))).collect();
+        let advice = match shown_names.as_slice() {
+            [] | [_] => format!("Rewrite the target as {own}, or make the query read-only."),
+            several => format!("Rewrite the targets as {}, or make the query read-only.", several.join(", ")),
+        };
+        match rewrite::qualified(self.text, facts.location, &targets, &quoted_schema) {
+            Some(statement) => format!("{advice} For example: {statement}"),
+            None => advice,
+        }
     }
 
     pub(super) fn unreadable(&self, name: &Name<'_>, location: Location) -> Box<Denial> {
@@ -247,6 +398,33 @@ impl Refuse<'_> {
         self.named(denial("42939", Rule::NameReserved, message, &why, "Choose another name."), name, location)
     }
 
+    /// `x.name`, which may call the function `name`; one-part names never do.
+    pub(super) fn attribute(&self, attribute: &Attribute<'_>) -> Box<Denial> {
+        let name = shown(attribute.name);
+        let column = quoted(&name);
+        let (why, hint) = match attribute.of {
+            AttributeOf::Alias(alias) => (
+                format!("{}.{name} calls function {name} where {0} has no column of that name", shown(alias)),
+                format!(
+                    "For a column of that name write {column} without the table's name, or rename it in a subquery: \
+                     (SELECT {column} AS a FROM …) x, then x.a."
+                ),
+            ),
+            AttributeOf::Table => (
+                format!("schema.table.{name} calls function {name} where the table has no column of that name"),
+                format!("For a column of that name write {column} without the table's name."),
+            ),
+            AttributeOf::Value => (
+                format!("(…).{name} calls function {name} where the value has no field of that name"),
+                format!(
+                    "For a field of that name take all fields out first: FROM …, LATERAL (SELECT (…).*) f, and write \
+                     {column} alone."
+                ),
+            ),
+        };
+        self.function(&name, &why, &hint, attribute.location)
+    }
+
     pub(super) fn function(&self, name: &str, why: &str, hint: &str, location: Location) -> Box<Denial> {
         let message = format!("permission denied for function {}", shown(name));
         self.named(denial("42501", Rule::FunctionNotAllowed, message, &shown(why), hint), name, location)
@@ -257,6 +435,37 @@ impl Refuse<'_> {
         let why = format!("{what} {} is in a schema that this login does not read", shown(&name.to_string()));
         let hint = "Leave the schema out for PostgreSQL's own.";
         self.named(denial("42501", Rule::NameSchema, message, &why, hint), &name.to_string(), location)
+    }
+}
+
+/// What people want who send a kind of statement that does not pass, and how they get it.
+fn advice(kind: &str, writes: bool) -> &'static str {
+    match kind {
+        "CREATE VIEW" | "CREATE MATERIALIZED VIEW" if !writes => "Name the query with WITH.",
+        "REINDEX" | "CREATE TRIGGER" | "CREATE RULE" | "CREATE TYPE" | "CREATE DOMAIN" | "COPY FROM" if !writes => "",
+        "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES" => {
+            "Rights come with the login's kind; use a login of another kind."
+        }
+        "CREATE ROLE" | "ALTER ROLE" | "DROP ROLE" | "DROP OWNED" | "REASSIGN OWNED" => {
+            "Logins and their passwords are managed over the HTTP API."
+        }
+        "CREATE DATABASE" | "ALTER DATABASE" | "DROP DATABASE" => "Workspaces are managed over the HTTP API.",
+        "CREATE SCHEMA" | "DROP SCHEMA" => "The schemas of a workspace are fixed.",
+        "CREATE EXTENSION" | "ALTER EXTENSION" | "DROP EXTENSION" => "Extensions are the operator's to install.",
+        "VACUUM" | "ANALYZE" | "CLUSTER" | "CHECKPOINT" => "The server does this by itself.",
+        "REINDEX" => "Drop the index and create it again.",
+        "DO" | "CALL" | "CREATE FUNCTION" | "CREATE PROCEDURE" => "Send the statements themselves, one at a time.",
+        "CREATE TRIGGER" | "CREATE RULE" => "Use defaults, checks and generated columns.",
+        "CREATE POLICY" | "ALTER POLICY" => "Filter rows in the query.",
+        "CREATE VIEW" | "CREATE MATERIALIZED VIEW" => "Name the query with WITH, or keep its result in a table.",
+        "CREATE TYPE" | "CREATE DOMAIN" => "Use a built-in type with a CHECK constraint.",
+        "PREPARE TRANSACTION" | "COMMIT PREPARED" | "ROLLBACK PREPARED" => "Use BEGIN and COMMIT.",
+        "COPY FROM" => "Use INSERT.",
+        "COPY TO" => "Use SELECT.",
+        "CREATE FOREIGN TABLE" | "FOREIGN DATA WRAPPER" | "SERVER" | "USER MAPPING" | "IMPORT FOREIGN SCHEMA" => {
+            "Load data with COPY … FROM STDIN."
+        }
+        _ => "",
     }
 }
 
@@ -279,6 +488,12 @@ fn contract_lists(kind: Kind, access: Access) -> bool {
         Access::Define(object) => !other && matches!(object, DefineObject::Table | DefineObject::Index),
         Access::Read | Access::LockRows | Access::LockTable => false,
     }
+}
+
+/// A name as it can be written, in quotes where it needs them.
+fn quoted(name: &str) -> String {
+    let name = shown(name);
+    if is_plain_name(&name) { name } else { crate::settings::quote_identifier(&name) }
 }
 
 /// Whether a name needs no quotes; keywords are not looked at, a quoted one is right as well.

@@ -6,7 +6,9 @@ use pg_query::protobuf as pb;
 
 use super::refuse::Refuse;
 use crate::RESERVED_PREFIX;
-use crate::classify::{Access, Call, Facts, Location, Name, SettingValue, Use, cast_to, constant, strings};
+use crate::classify::{
+    Access, Attribute, AttributeOf, Call, Facts, Name, SettingValue, Use, cast_to, constant, strings,
+};
 use crate::document::{DefineObject, RolePolicy};
 use crate::functions::{self, Class, Special};
 use crate::rule::Rule;
@@ -124,16 +126,27 @@ pub(super) fn stands_alone(facts: &Facts<'_>) -> bool {
 
 impl Rules<'_> {
     /// Judges one statement; gives its facts back with the effects that only the rules know.
-    pub(super) fn apply<'t>(&self, mut facts: Facts<'t>) -> Result<Facts<'t>, Box<Denial>> {
+    pub(super) fn apply<'t>(&self, facts: Facts<'t>) -> Result<Facts<'t>, Box<Denial>> {
+        let start = facts.location;
+        self.judged(facts).map_err(|denial| match denial.position {
+            None => self.refuse.located(denial, start),
+            Some(_) => denial,
+        })
+    }
+
+    fn judged<'t>(&self, mut facts: Facts<'t>) -> Result<Facts<'t>, Box<Denial>> {
         self.kind(&facts)?;
         for used in &facts.uses {
-            self.used(facts.kind, facts.location, used)?;
+            self.used(&facts, used)?;
         }
-        for (name, location) in &facts.session_names {
+        for name in &facts.session_names {
+            let place = || self.refuse.place_of_session_name(&facts, name);
             if name.starts_with(RESERVED_PREFIX) {
-                return Err(self.refuse.reserved_name(name, *location));
+                return Err(self.refuse.reserved_name(name, place()));
             }
-            self.cut_off(name, name.len(), *location)?;
+            if self.may_be_cut(name.len()) {
+                return Err(self.refuse.name_too_long(name, place()));
+            }
         }
         for other in &facts.others {
             self.database(&other.name, other.location)?;
@@ -145,14 +158,12 @@ impl Rules<'_> {
                 return Err(self.refuse.other_name(other.what, &other.name, other.location));
             }
         }
-        if let Some(attribute) = facts.attributes.first() {
-            let why = format!("x.{0} calls function {0} where x has no column of that name", attribute.name);
-            let hint = "Call functions as f(x), and give such a column another name.";
-            return Err(self.refuse.function(attribute.name, &why, hint, attribute.location));
+        if let Some(attribute) = facts.attributes.iter().find(|attribute| may_call(attribute, &facts)) {
+            return Err(self.refuse.attribute(attribute));
         }
         let mut effects = Vec::new();
         for call in &facts.calls {
-            self.call(call, &mut effects)?;
+            self.call(&facts, call, &mut effects)?;
         }
         for setting in &facts.settings {
             self.setting(setting)?;
@@ -174,27 +185,29 @@ impl Rules<'_> {
         Ok(())
     }
 
-    fn used(&self, kind: Kind, statement: Location, used: &Use<'_>) -> Judged {
+    fn used(&self, facts: &Facts<'_>, used: &Use<'_>) -> Judged {
         let Use { name, access, location } = used;
         self.database(name, *location)?;
-        self.cut_off(name.name, name.longest(), *location)?;
+        if self.may_be_cut(name.longest()) {
+            return Err(self.refuse.name_too_long(name.name, self.refuse.place(facts, used)));
+        }
         match access {
             Access::Read => self.read(name, *location),
             Access::DefineTemporary if self.role.temporary_tables => Ok(()),
-            Access::DefineTemporary => Err(self.refuse.target(kind, name, *access, Rule::TargetTemporary, *location)),
-            Access::Write | Access::LockRows => self.target(kind, used, |schema| self.role.write.contains(schema)),
-            Access::Truncate => self.target(kind, used, |schema| self.role.truncate.contains(schema)),
+            Access::DefineTemporary => Err(self.refuse.target(facts, used, Rule::TargetTemporary)),
+            Access::Write | Access::LockRows => self.target(facts, used, |schema| self.role.write.contains(schema)),
+            Access::Truncate => self.target(facts, used, |schema| self.role.truncate.contains(schema)),
             Access::LockTable | Access::Reference | Access::Sequence => {
-                self.target(kind, used, |schema| self.role.define.contains(schema))
+                self.target(facts, used, |schema| self.role.define.contains(schema))
             }
             Access::Define(object) => {
                 let may = self.role.define_objects.contains(object);
                 // The contract speaks of targets for tables and indexes, and of kinds for everything else.
                 if !may && !matches!(object, DefineObject::Table | DefineObject::Index) {
                     let why = "this login does not define objects of this kind";
-                    return Err(self.refuse.kind(kind, Rule::StatementNotAllowed, why, "", statement));
+                    return Err(self.refuse.kind(facts.kind, Rule::StatementNotAllowed, why, "", facts.location));
                 }
-                self.target(kind, used, |schema| may && self.role.define.contains(schema))
+                self.target(facts, used, |schema| may && self.role.define.contains(schema))
             }
         }
     }
@@ -205,11 +218,10 @@ impl Rules<'_> {
         if own { Ok(()) } else { Err(self.refuse.other_database(name, location)) }
     }
 
-    /// A name of (nearly) 63 bytes in a text with a longer one may be what PostgreSQL made of that.
-    fn cut_off(&self, name: &str, bytes: usize, location: i32) -> Judged {
-        // A multi-byte character at the limit goes as a whole.
-        let may_be_cut = self.long_name && bytes > crate::scan::NAME_BYTES_MAX - 4;
-        if may_be_cut { Err(self.refuse.name_too_long(name, location)) } else { Ok(()) }
+    /// A name of (nearly) 63 bytes in a text with a longer one may be what PostgreSQL made of that; a multi-byte character
+    /// at the limit goes as a whole.
+    fn may_be_cut(&self, bytes: usize) -> bool {
+        self.long_name && bytes > crate::scan::NAME_BYTES_MAX - 4
     }
 
     fn read(&self, name: &Name<'_>, location: i32) -> Judged {
@@ -228,28 +240,28 @@ impl Rules<'_> {
         matches!(schema, "pg_catalog" | "information_schema") || self.role.reads(schema)
     }
 
-    fn target(&self, kind: Kind, used: &Use<'_>, allowed: impl Fn(&str) -> bool) -> Judged {
+    fn target(&self, facts: &Facts<'_>, used: &Use<'_>, allowed: impl Fn(&str) -> bool) -> Judged {
         let schema = match (&self.role.unqualified_target, used.name.schema) {
             // pg_catalog is searched before every other schema.
-            (Some(_), "") if used.name.name.starts_with("pg_") => "pg_catalog",
+            (Some(_), "") if in_catalog(facts, used) => "pg_catalog",
             (Some(schema), "") => schema,
             (_, schema) => schema,
         };
         if schema.is_empty() {
-            return Err(self.refuse.target(kind, &used.name, used.access, Rule::TargetUnqualified, used.location));
+            return Err(self.refuse.target(facts, used, Rule::TargetUnqualified));
         }
         if allowed(schema) {
             return Ok(());
         }
-        Err(self.refuse.target(kind, &used.name, used.access, Rule::TargetSchema, used.location))
+        Err(self.refuse.target(facts, used, Rule::TargetSchema))
     }
 
-    fn call(&self, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {
+    fn call(&self, facts: &Facts<'_>, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {
         let name = &call.name;
         self.database(name, call.location)?;
         match class_of(name) {
             Class::Allowed => Ok(()),
-            Class::Special(special) => self.special(special, call, effects),
+            Class::Special(special) => self.special(facts, special, call, effects),
             Class::Unknown if self.listed(name) => Ok(()),
             Class::Forbidden => {
                 let why = format!("{}: {}", name.name, functions::reason(name.name).unwrap_or("it is not on the list"));
@@ -257,7 +269,7 @@ impl Rules<'_> {
             }
             Class::Unknown => {
                 let why = format!("{name} is not a function on this login's list");
-                Err(self.refuse.function(&name.to_string(), &why, CALL_HINT, call.location))
+                Err(self.refuse.function(&name.to_string(), &why, UNKNOWN_HINT, call.location))
             }
         }
     }
@@ -270,14 +282,14 @@ impl Rules<'_> {
         })
     }
 
-    fn special(&self, special: Special, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {
+    fn special(&self, facts: &Facts<'_>, special: Special, call: &Call<'_>, effects: &mut Vec<Effect>) -> Judged {
         let refuse = |why: &str, hint: &str| {
             let why = format!("{}: {why}", call.name.name);
             Err(self.refuse.function(&call.name.to_string(), &why, hint, call.location))
         };
         match special {
             Special::NextVal | Special::SetVal | Special::CurrVal => {
-                self.sequence(call)?;
+                self.sequence(facts, call)?;
                 if special != Special::CurrVal && !call.deferred {
                     pin(effects, PinReason::Sequence, TaintReason::Sequence);
                 }
@@ -314,7 +326,7 @@ impl Rules<'_> {
     }
 
     /// The sequence must be named by a constant, in a schema where the role defines.
-    fn sequence(&self, call: &Call<'_>) -> Judged {
+    fn sequence(&self, facts: &Facts<'_>, call: &Call<'_>) -> Judged {
         let refuse = |why: &str| {
             let why = format!("{}: {why}", call.name.name);
             let schema = self.role.own_schema().unwrap_or("schema");
@@ -329,7 +341,7 @@ impl Rules<'_> {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let Some(name) = Name::of_parts(&parts) else { return refuse("this is not a name") };
         let used = Use { name, access: Access::Sequence, location: call.location };
-        self.used(Kind::Select, call.location, &used)
+        self.used(facts, &used)
     }
 
     fn setting(&self, setting: &crate::classify::Setting) -> Judged {
@@ -349,8 +361,37 @@ impl Rules<'_> {
 
 const CALL_HINT: &str = "Use functions that compute from their arguments or read your own data.";
 
+const UNKNOWN_HINT: &str =
+    "Use a built-in function; functions of extensions pass where the policy lists them by schema and name.";
+
 const DUMP_SETTING: &str = "SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings \
      WHERE name = 'restrict_nonsystem_relation_kind'";
+
+/// Whether `x.name` can be a call: where `x` is a value rather than a row, and no column has the name.
+///
+/// Of what stands in FROM only a function under its alias is a value; tables, subqueries, CTEs and joins are rows, and no
+/// function that does not pass takes a row. Names that begin like PostgreSQL's own are refused everywhere: they are nobody's
+/// columns.
+fn may_call(attribute: &Attribute<'_>, facts: &Facts<'_>) -> bool {
+    let reserved = ["pg_", "lo_", "dblink"].iter().any(|start| attribute.name.starts_with(start));
+    reserved
+        || match attribute.of {
+            AttributeOf::Value => true,
+            AttributeOf::Table => false,
+            AttributeOf::Alias(alias) => {
+                facts.functions_in_from.iter().any(|function| function.is_none_or(|name| name == alias))
+            }
+        }
+}
+
+/// Whether an unqualified name means something in `pg_catalog`: what exists there is found first, what is made goes to the
+/// first schema of the path.
+fn in_catalog(facts: &Facts<'_>, used: &Use<'_>) -> bool {
+    let type_of_its_own = matches!(used.access, Access::Define(DefineObject::Type | DefineObject::Domain))
+        && !matches!(facts.kind, Kind::CreateType | Kind::CreateDomain)
+        && functions::is_built_in_type(used.name.name);
+    used.name.name.starts_with("pg_") || type_of_its_own
+}
 
 fn pin(effects: &mut Vec<Effect>, pin: PinReason, taint: TaintReason) {
     for effect in [Effect::Pin(pin), Effect::Taint(taint)] {

@@ -4,7 +4,7 @@ use crate::rule::Rule;
 use crate::scan::{Lexer, Token};
 use crate::verdict::Denial;
 
-use super::refuse::position;
+use super::refuse::{position, shown};
 
 /// Texts beyond this get no position: finding it parses the text's beginning several times.
 const POSITION_BYTES_MAX: usize = 16 * 1024;
@@ -18,12 +18,18 @@ pub(super) fn denial(text: &str, error: &pg_query::Error) -> Box<Denial> {
     Box::new(Denial {
         sqlstate: "42601",
         rule: Rule::SyntaxError,
-        object: None,
+        object: near(&message),
         detail: "Rule syntax.error: PostgreSQL's grammar does not accept the text.".to_owned(),
         hint: String::new(),
         position: offset(text, &message).and_then(|at| position(text, i32::try_from(at).ok()?)),
         message,
     })
+}
+
+/// What the message points at.
+fn near(message: &str) -> Option<String> {
+    let (_, near) = message.split_once(" at or near \"")?;
+    Some(shown(near.strip_suffix('"')?))
 }
 
 fn offset(text: &str, message: &str) -> Option<usize> {

@@ -273,7 +273,7 @@ fn d33_d34_d35_messages_with_remedy_and_position() {
             21,
         ),
         ("CREATE TABLE notes (a int)", D34, "notes", "storage.notes", 14),
-        ("SELECT 1; DROP TABLE \"My Notes\"", D34, "My Notes", "storage.\"My Notes\"", 11),
+        ("SELECT 1; DROP TABLE \"My Notes\"", D34, "My Notes", "storage.\"My Notes\"", 22),
         ("LOCK TABLE dl_resolved.people IN SHARE MODE", D33, "dl_resolved.people", "storage.people", 12),
     ];
     for (sql, message, object, hint, position) in rows {
@@ -328,7 +328,8 @@ fn d20_d21_the_override_profile() {
         ok CREATE TYPE tenant_custom.c AS (a int, b text)
         ok CREATE DOMAIN tenant_custom.d AS int CHECK (VALUE > 0)
         ok CREATE MATERIALIZED VIEW tenant_custom.m AS SELECT 1
-        ok REFRESH MATERIALIZED VIEW CONCURRENTLY tenant_custom.m
+        ok REFRESH MATERIALIZED VIEW tenant_custom.m
+        target.temporary REFRESH MATERIALIZED VIEW CONCURRENTLY tenant_custom.m
         ok CREATE SEQUENCE tenant_custom.s
         ok CREATE STATISTICS tenant_custom.st ON a, b FROM tenant_custom.t
         target.schema CREATE VIEW dl_resolved.v AS SELECT 1
@@ -375,6 +376,22 @@ fn functions_in_every_disguise() {
         function.not_allowed SELECT storage.f()
         function.not_allowed SELECT f()
         function.not_allowed SELECT x.pg_terminate_backend FROM pg_backend_pid() x
+        function.not_allowed SELECT x.pg_sleep FROM storage.t x
+        function.not_allowed SELECT x.nextval FROM CAST('storage.s' AS regclass) x
+        function.not_allowed SELECT x.nextval FROM CAST('storage.s' AS regclass) AS y, unnest(ARRAY['storage.s'::regclass]) x
+        function.not_allowed SELECT to_regclass.nextval FROM to_regclass('storage.s')
+        function.not_allowed SELECT "coalesce".nextval FROM COALESCE('storage.s'::regclass)
+        function.not_allowed SELECT x.nextval FROM ROWS FROM (to_regclass('storage.s')) AS x
+        function.not_allowed UPDATE storage.t SET a = x.nextval FROM to_regclass('storage.s') x
+        function.not_allowed SELECT 1 FROM to_regclass('storage.s') x, LATERAL (SELECT x.nextval) y
+        function.not_allowed SELECT (x).nextval FROM (SELECT 'storage.s'::regclass AS x) y
+        ok SELECT x.nextval, u.set_limit, p.page_header FROM storage.c x, storage.u u JOIN storage.p p USING (id)
+        ok SELECT x.nextval FROM storage.c x, generate_series(1, 3) g
+        ok SELECT storage.u.set_limit FROM storage.u
+        ok SELECT set_limit FROM json_to_record('{}') AS x (set_limit int)
+        ok SELECT x.set_limit FROM (SELECT * FROM json_to_record('{}') AS j (set_limit int)) x
+        ok SELECT set_limit FROM storage.t, LATERAL (SELECT (t.c).*) f
+        ok SELECT pg_sleep FROM storage.t
         function.not_allowed SELECT (1.0::float8).pg_sleep
         function.not_allowed SELECT * FROM pg_ls_dir('.')
         function.not_allowed SELECT 1 ORDER BY pg_sleep(1)
