@@ -308,7 +308,7 @@ impl Workspace {
     }
 
     /// The role that statements of `kind` run as, and one of its logins.
-    async fn backend_role(&self, kind: &str) -> (String, String) {
+    pub async fn backend_role(&self, kind: &str) -> (String, String) {
         let role = format!("{}_{kind}", self.id);
         let logins = "SELECT min(rolname) FROM pg_roles WHERE rolcanlogin AND rolname IN ($1 || '_a', $1 || '_b')";
         let superuser = self.access.superuser("postgres").await;

@@ -1,0 +1,8 @@
+//! Soundness against a live server: what the grants stop when the judge is gone ([`walls`]), and what the texts that the
+//! judge allows do when the grants are gone ([`effects`]).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod corpus;
+mod scratch;
+mod session;
+mod walls;
