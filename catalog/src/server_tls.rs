@@ -2,7 +2,9 @@
 //!
 //! `verify-full` checks the certificate against the catalog's authorities and the host's name; `require` encrypts and
 //! makes no statement about who is at the other end, as libpq's mode of that name
-//! (<https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION>).
+//! (<https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION>). Where the server offers
+//! SCRAM-SHA-256-PLUS both processes bind their login to the certificate that they saw, so that nobody in between can
+//! pass it on.
 
 use std::sync::Arc;
 

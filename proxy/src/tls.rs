@@ -6,7 +6,7 @@
 //!
 //! It must not hold the key in more places than rustls needs, and must not print anything of it.
 
-mod binding;
+pub mod binding;
 #[cfg(test)]
 mod tests;
 

@@ -16,7 +16,7 @@ use portcullis_catalog::seal::ProxyKey;
 use portcullis_catalog::{BackendRole, Server};
 use portcullis_wire::backend::{Authentication, Backend, ErrorFields};
 use portcullis_wire::frontend::encode;
-use portcullis_wire::scram::{AwaitingServerFinal, ChannelBinding, ClientExchange, Credential, random_nonce};
+use portcullis_wire::scram::{AwaitingServerFinal, ClientExchange, Credential, random_nonce};
 use portcullis_wire::{CancelKey, TransactionStatus, WireError, cut_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -240,8 +240,9 @@ impl Upstream {
                     let keys = key.open_backend(backend).map_err(|_| UpstreamError::Sealed)?;
                     let credential = Credential::Keys { client_key: *keys.client_key, server_key: *keys.server_key };
                     let nonce = random_nonce().map_err(scram)?;
+                    let binding = self.io.channel_binding();
                     let (exchange, mechanism, first) =
-                        ClientExchange::start(credential, &mechanisms, &ChannelBinding::None, &nonce).map_err(scram)?;
+                        ClientExchange::start(credential, &mechanisms, &binding, &nonce).map_err(scram)?;
                     encode::sasl_initial_response(&mut self.outgoing.buffer, mechanism, &first)?;
                     login = Login::Challenged(exchange);
                 }

@@ -1,17 +1,26 @@
 //! TLS from both processes to a workspace's server: encrypted where it is asked for, verified where it is asked for, and
 //! never in clear instead.
 
+use std::sync::Arc;
+
 use portcullis_tests::{
     Options, Stack, Workspace,
     certificates::Authority,
     cluster::Cluster,
-    customer::{Credentials, connect, explain, sqlstate},
+    customer::{Credentials, connect, explain, sqlstate, tls},
     raw::{Wire, tags},
     script::bytes,
     wait::{PATIENCE, until, within},
 };
+use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_postgres::Client;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{LONG, protocol::cancel};
 
@@ -130,6 +139,81 @@ async fn every_mode_against_servers_with_and_without_tls() {
         let log = stack.log("postgres");
         judge_logins(&log[before[2]..], row.refusal.is_none(), row.tls, &what);
     }
+}
+
+#[tokio::test]
+async fn nobody_in_between_even_where_the_certificate_is_not_verified() {
+    let mut stack = Stack::private(Options::default()).await;
+    let ours = Authority::new();
+    prepare(stack.cluster(), &ours).await;
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    let session = credentials.connect().await;
+    for (what, downgrade) in [("relays everything", false), ("takes channel binding out of the offer", true)] {
+        stack.kill_sidecar();
+        serve_as(stack.cluster(), Server::WithTlsOnly).await;
+        let before = ["portcullis-proxy", "postgres"].map(|process| stack.log(process).len());
+        let port = stand_in_between(stack.access.postgres_port, &ours, downgrade).await;
+        let keys = [("servers.main.tls", "\"require\"".to_owned()), ("servers.main.port", port.to_string())];
+        stack.start_sidecar_with(&keys).await;
+        refuses(&stack, &credentials, &session, what, "SCRAM channel binding").await;
+        assert!(stack.log("portcullis-proxy")[before[0]..].contains("SCRAM channel binding"), "{what}");
+        judge_logins(&stack.log("postgres")[before[1]..], false, "require", what);
+    }
+    stack.kill_sidecar();
+    let port = stack.access.postgres_port.to_string();
+    stack.start_sidecar_with(&[("servers.main.port", port)]).await;
+    works(&stack, &workspace, &credentials, &session, "with nobody in between").await;
+}
+
+/// Listens as somebody in between would: ends TLS with a certificate of his own, goes on to the server over TLS, and
+/// passes on what either says. Gives the port.
+async fn stand_in_between(server: u16, authority: &Authority, downgrade: bool) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pem = Authority::new().issue();
+    let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap()));
+    let connector = TlsConnector::from(Arc::new(tls(&authority.certificate, &[])));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            // Whoever hangs up ends his own connection only.
+            tokio::spawn(pass_on(client, server, acceptor.clone(), connector.clone(), downgrade));
+        }
+    });
+    port
+}
+
+async fn pass_on(
+    mut client: TcpStream,
+    server: u16,
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+    downgrade: bool,
+) -> std::io::Result<()> {
+    let mut request = [0; 8];
+    client.read_exact(&mut request).await?;
+    client.write_all(b"S").await?;
+    let mut client = acceptor.accept(client).await?;
+    let mut server = TcpStream::connect(("127.0.0.1", server)).await?;
+    server.write_all(&request).await?;
+    assert_eq!(server.read_u8().await?, b'S');
+    let name = "localhost".try_into().map_err(std::io::Error::other)?;
+    let mut server = connector.connect(name, server).await?;
+    if downgrade {
+        let mut startup = [0; 4096];
+        let count = client.read(&mut startup).await?;
+        server.write_all(&startup[..count]).await?;
+        let mut offer = [0; 43];
+        server.read_exact(&mut offer).await?;
+        assert_eq!(&offer[..], b"R\0\0\0\x2a\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+        client.write_all(b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0").await?;
+        client.flush().await?;
+    }
+    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
 }
 
 /// A certificate for the server, and a log that tells who came how.

@@ -2,7 +2,7 @@
 //! (RFC 5929, section 4.1; <https://www.postgresql.org/docs/current/sasl-authentication.html>).
 
 use aws_lc_rs::digest;
-use x509_parser::prelude::AlgorithmIdentifier;
+use x509_parser::prelude::{AlgorithmIdentifier, FromDer as _, X509Certificate};
 use x509_parser::signature_algorithm::RsaSsaPssParams;
 
 /// The hash of `certificate` (DER) under the hash function of its own signature; SHA-256 in place of MD5 and SHA-1.
@@ -17,6 +17,12 @@ pub fn server_end_point(signature: &AlgorithmIdentifier<'_>, certificate: &[u8])
         oid => hash_of_signature(oid)?,
     };
     Some(digest::digest(algorithm, certificate).as_ref().to_vec())
+}
+
+/// The same of a certificate that somebody else presented.
+pub fn server_end_point_of(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    server_end_point(&parsed.signature_algorithm, certificate)
 }
 
 /// RFC 3279, RFC 4055, RFC 5758.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use portcullis_catalog::Server;
 use portcullis_wire::frontend::encode;
+use portcullis_wire::scram::ChannelBinding;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -17,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::UpstreamError;
+use crate::tls::binding::server_end_point_of;
 
 /// Where a server listens and what its socket is wrapped in.
 pub struct Address {
@@ -90,6 +92,15 @@ impl UpstreamIo {
         }
         let stream = TlsConnector::from(config.clone()).connect(name.clone(), socket).await.map_err(tls_error)?;
         Ok(Self::Tls(Box::new(stream)))
+    }
+
+    /// What SCRAM binds to here, so that nobody between us and the server can pass its messages on, not even where the
+    /// certificate is not verified.
+    pub fn channel_binding(&self) -> ChannelBinding {
+        let Self::Tls(stream) = self else { return ChannelBinding::None };
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let hash = chain.first().and_then(|leaf| server_end_point_of(leaf));
+        hash.map_or(ChannelBinding::None, ChannelBinding::TlsServerEndPoint)
     }
 }
 
