@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many sessions wait for a connection, as the proxy counts them.
-async fn waiting(stack: &Stack) -> Option<u64> {
+pub async fn waiting(stack: &Stack) -> Option<u64> {
     let metrics = stack.access.get("/metrics").without_key().try_send().await.ok()?;
     let line = metrics.text.lines().find(|line| line.starts_with("portcullis_pool_waiters"))?.to_owned();
     line.split_whitespace().last()?.parse().ok()

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_postgres::Client;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::{LONG, protocol::cancel};
+use crate::{LONG, protocol::cancel, queue::waiting};
 
 /// The catalog's connections are no concern of these tests.
 const CATALOG: &str = "host portcullis all 127.0.0.1/32 scram-sha-256";
@@ -164,6 +164,29 @@ async fn nobody_in_between_even_where_the_certificate_is_not_verified() {
     let port = stack.access.postgres_port.to_string();
     stack.start_sidecar_with(&[("servers.main.port", port)]).await;
     works(&stack, &workspace, &credentials, &session, "with nobody in between").await;
+}
+
+#[tokio::test]
+async fn whoever_waits_gets_no_connection_from_before() {
+    let mut stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    prepare(stack.cluster(), &Authority::new()).await;
+    stack.cluster().reload(&[("ssl", "on")], "host all all 127.0.0.1/32 scram-sha-256").await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let (holds, waits) = (credentials.connect().await, credentials.connect().await);
+    holds.batch_execute("BEGIN; SELECT 'in clear'").await.unwrap();
+    stack.kill_sidecar();
+    stack.start_sidecar_with(&[("servers.main.tls", "\"require\"".to_owned())]).await;
+    let waiter = tokio::spawn(async move { waits.batch_execute("BEGIN; SELECT 'over TLS'").await.map(|()| waits) });
+    until("the second session to wait", async || (waiting(&stack).await? == 1).then_some(())).await;
+    // A transaction that has begun is finished where it began.
+    holds.batch_execute("COMMIT").await.unwrap();
+    let waits = within(PATIENCE, "the waiting session", waiter).await.unwrap().unwrap();
+    let superuser = stack.access.superuser("postgres").await;
+    let ours = "SELECT query, ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE datname = $1";
+    let row = until("one connection", async || superuser.query_one(ours, &[&credentials.database]).await.ok()).await;
+    assert_eq!(row.get::<_, &str>("query"), "BEGIN; SELECT 'over TLS'");
+    assert!(row.get::<_, bool>("ssl"), "the new connection");
+    waits.batch_execute("COMMIT").await.unwrap();
 }
 
 /// Listens as somebody in between would: ends TLS with a certificate of his own, goes on to the server over TLS, and
