@@ -432,31 +432,35 @@ impl Exchange {
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
-        let bound = match self.statements.get(name).cloned() {
-            Some(Slot::Local(command)) => {
+        let bound = match self.statement_named(name, around) {
+            Ok(Named::Local(command)) => {
                 let undo = Undo::Portal(portal.clone(), self.portals.insert(portal, Portal::Local(command)));
                 self.answer_in_place(reply::bind_complete, undo, out);
                 return Performed::Done;
             }
-            Some(Slot::Statement(statement)) => match self.still_allowed(statement, name, around) {
-                Ok(statement) => Some(statement),
-                Err(error) => return self.refuse(error, Protocol::Extended, upstream, out),
-            },
-            None if self.sql_prepared.contains_key(name) => None,
-            None => return self.refuse(no_statement(name), Protocol::Extended, upstream, out),
+            Ok(Named::OfServer(statement)) => statement,
+            Err(error) => return self.refuse(error, Protocol::Extended, upstream, out),
         };
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Other(frame.clone())) };
-        self.bring_settings(upstream);
-        let upstream_name = match &bound {
-            Some(statement) => self.make_sure(name, statement, upstream, around),
-            None => name.into(),
-        };
+        let upstream_name = self.make_sure(name, bound.as_ref(), upstream, around);
         upstream.outgoing.bind(&portal, &upstream_name, rest);
         self.open_pipeline = true;
         let entry = bound.map_or(Portal::Cursor { hold: false }, Portal::Bound);
         let undo = Undo::Portal(portal.clone(), self.portals.insert(portal, entry));
         self.expect(Expect::Bind { undo });
         Performed::Done
+    }
+
+    /// What a Bind or Describe means by `name`, as far as it may run now.
+    fn statement_named(&mut self, name: &str, around: &Surroundings<'_>) -> Result<Named, Box<ErrorMessage>> {
+        match self.statements.get(name).cloned() {
+            Some(Slot::Local(command)) => Ok(Named::Local(command)),
+            Some(Slot::Statement(statement)) => {
+                self.still_allowed(statement, name, around).map(|statement| Named::OfServer(Some(statement)))
+            }
+            None if self.sql_prepared.contains_key(name) => Ok(Named::OfServer(None)),
+            None => Err(no_statement(name)),
+        }
     }
 
     /// A statement that another policy allowed is judged again before it runs.
@@ -476,14 +480,17 @@ impl Exchange {
         Ok(fresh)
     }
 
-    /// The server's name for `statement` on this connection, prepared there now if it is not yet.
+    /// The server's name for `statement` on this connection, with its settings in place, prepared there now if it is not
+    /// yet. What SQL's PREPARE made has the name that the client gave it.
     fn make_sure(
         &mut self,
         name: &str,
-        statement: &Arc<Statement>,
+        statement: Option<&Arc<Statement>>,
         upstream: &mut UpstreamState,
         around: &Surroundings<'_>,
     ) -> Arc<str> {
+        self.bring_settings(upstream);
+        let Some(statement) = statement else { return name.into() };
         if name.is_empty() {
             if !upstream.prepared.unnamed().is_some_and(|unnamed| Arc::ptr_eq(unnamed, statement)) {
                 self.send_parse("", statement, false, Undo::Nothing, upstream);
@@ -505,8 +512,8 @@ impl Exchange {
         out: &mut BytesMut,
         around: &Surroundings<'_>,
     ) -> Performed {
-        let statement = match self.statements.get(name).cloned() {
-            Some(Slot::Local(_)) => {
+        let statement = match self.statement_named(name, around) {
+            Ok(Named::Local(_)) => {
                 self.answer_in_place(
                     |out| {
                         reply::parameter_description_none(out);
@@ -517,19 +524,11 @@ impl Exchange {
                 );
                 return Performed::Done;
             }
-            Some(Slot::Statement(statement)) => match self.still_allowed(statement, name, around) {
-                Ok(statement) => Some(statement),
-                Err(error) => return self.refuse(error, Protocol::Extended, upstream, out),
-            },
-            None if self.sql_prepared.contains_key(name) => None,
-            None => return self.refuse(no_statement(name), Protocol::Extended, upstream, out),
+            Ok(Named::OfServer(statement)) => statement,
+            Err(error) => return self.refuse(error, Protocol::Extended, upstream, out),
         };
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Other(frame.clone())) };
-        self.bring_settings(upstream);
-        let upstream_name = match &statement {
-            Some(statement) => self.make_sure(name, statement, upstream, around),
-            None => name.into(),
-        };
+        let upstream_name = self.make_sure(name, statement.as_ref(), upstream, around);
         upstream.outgoing.describe(Target::Statement, &upstream_name);
         self.open_pipeline = true;
         self.expect(Expect::Describe { statement });
@@ -655,6 +654,14 @@ impl Exchange {
 enum Protocol {
     Simple,
     Extended,
+}
+
+/// What a name of a prepared statement stands for.
+enum Named {
+    /// A command that the proxy carries out by itself.
+    Local(LocalCommand),
+    /// A statement of the server's; `None` is one that SQL's PREPARE made.
+    OfServer(Option<Arc<Statement>>),
 }
 
 enum OwnAnswer {
