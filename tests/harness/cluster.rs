@@ -2,27 +2,39 @@
 //!
 //! It lives in a directory of its own under the system's temporary directory, since the user `postgres` may not be able
 //! to enter the clone. TCP asks for a password; the Unix socket trusts whoever may enter the directory (its owner and
-//! root), so that a test can log in as any role, around the gate.
+//! root), so that a test can log in as any role, around the gate. Whatever else a test puts into the directory goes
+//! with the cluster.
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use tokio_postgres::{Client, NoTls};
 
 use crate::{
-    process::{Kind, Process, as_root, supervised, tail},
+    keeper::{Keeper, is_ready},
+    process::as_root,
     programs,
-    wait::until,
+    wait::{PATIENCE, until},
 };
 
-const PREFIX: &str = "portcullis-test";
+const SETTINGS: &str = "listen_addresses = '127.0.0.1'\nmax_connections = 200\nfsync = off\n\
+                        log_line_prefix = '%m [%p] %u@%d '\n";
 
-/// A cluster and the directory that it shares with the rest of its stack.
+/// For a cluster that starts with each test process: little memory, and nothing that happens by itself.
+pub const SMALL: &str = "shared_buffers = 16MB\nfull_page_writes = off\nautovacuum = off\n";
+
+/// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
     /// The directory with the data, the socket and the log.
@@ -31,61 +43,62 @@ pub struct Cluster {
     pub port: u16,
     /// The superuser's (`postgres`) password.
     pub password: String,
-    server: Option<Process>,
+    /// The password of the catalog's role `portcullis_provisioner`, when [`Cluster::bootstrap`] has run.
+    pub provisioner_password: String,
+    /// The same of `portcullis_proxy`.
+    pub proxy_password: String,
+    keeper: Mutex<Keeper>,
 }
 
 impl Cluster {
-    /// Makes a cluster and starts it.
-    pub async fn start() -> Cluster {
-        sweep();
+    /// The small cluster that the tests of this process share. It goes when the process ends.
+    pub fn shared() -> &'static Cluster {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| Cluster::start(SMALL))
+    }
+
+    /// Makes a cluster, with these lines added to `postgresql.conf`, and starts it. Blocks for about a second.
+    ///
+    /// # Panics
+    /// With the end of the server's log, when it does not start.
+    #[must_use]
+    pub fn start(settings: &str) -> Cluster {
         let home = new_home();
+        let mut keeper = Keeper::new(&home);
         let password = random_hex();
         let secret = home.join("password");
         fs::write(&secret, &password).expect("the password is written");
         give_to_postgres(&secret);
-        let data = home.join("data");
-        let output = supervised(Kind::Postgres, &programs::postgres("initdb"))
-            .args(["--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"])
-            .args(["--locale=C.UTF-8", "--no-instructions", "--no-sync"])
-            .arg(format!("--pwfile={}", secret.display()))
-            .arg(format!("--pgdata={}", data.display()))
-            .current_dir(&home)
-            .output()
-            .expect("initdb runs");
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let mut cluster = Cluster { port: free_port(), home, password, server: None };
-        let settings = format!(
-            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\nmax_connections = 200\n\
-             fsync = off\nlog_line_prefix = '%m [%p] %u@%d '\n",
-            cluster.port,
-            cluster.home.display()
-        );
-        let config = data.join("postgresql.conf");
-        let defaults = fs::read_to_string(&config).expect("the configuration reads");
-        fs::write(&config, defaults + &settings).expect("the configuration is written");
-        cluster.restart().await;
-        cluster
+        keeper.init(&home);
+        let config = fs::File::options().append(true).open(home.join("data/postgresql.conf"));
+        write!(config.expect("the configuration opens"), "{SETTINGS}{settings}").expect("the settings are written");
+        let port = free_port();
+        let server = keeper.start(port);
+        let started = Instant::now();
+        while !is_ready(&home, server) {
+            assert!(started.elapsed() < PATIENCE, "gave up waiting for PostgreSQL");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Cluster {
+            home,
+            port,
+            password,
+            // With what a script might forget to quote.
+            provisioner_password: format!("it's {}", random_hex()),
+            proxy_password: random_hex(),
+            keeper: Mutex::new(keeper),
+        }
+    }
+
+    /// `kill -9` of the postmaster and its backends. They are gone when this returns.
+    pub fn kill(&self) {
+        self.keeper().kill();
     }
 
     /// Starts the server again after [`Cluster::kill`], on the same port and data.
-    pub async fn restart(&mut self) {
-        let data = self.home.join("data");
-        let data = data.to_str().expect("a path in UTF-8");
-        let log = self.home.join("postgres.log");
-        let program = programs::postgres("postgres");
-        let start = || Process::start("postgres", Kind::Postgres, &program, &["-D", data], &log);
-        let mut server = start();
-        let config = self.config("postgres", "postgres");
-        until("PostgreSQL", async || {
-            if !server.is_alive() && tail(&log).contains("is still in use") {
-                // Backends of a killed server were still attached to its shared memory.
-                server = start();
-            }
-            server.expect_alive();
-            config.connect(NoTls).await.ok().map(drop)
-        })
-        .await;
-        self.server = Some(server);
+    pub async fn restart(&self) {
+        let server = self.keeper().start(self.port);
+        until("PostgreSQL", async || is_ready(&self.home, server).then_some(())).await;
     }
 
     /// Puts a file beside the data that the server alone may read; gives its path.
@@ -101,7 +114,7 @@ impl Cluster {
     /// new connections are under them.
     pub async fn reload(&self, settings: &[(&str, &str)], tcp: &str) {
         let load_time = async || {
-            let superuser = connect(&self.config("postgres", "postgres")).await.expect("the superuser connects");
+            let superuser = self.client("postgres", "postgres").await;
             let row = superuser.query_one("SELECT pg_conf_load_time()::text", &[]).await.expect("the time");
             (superuser, row.get::<_, String>(0))
         };
@@ -116,37 +129,41 @@ impl Cluster {
         until("the new settings", async || (load_time().await.1 != before).then_some(())).await;
     }
 
-    /// `kill -9` of the postmaster; its backends notice and end.
-    pub fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.kill();
-        }
-    }
-
-    /// How to connect as `user` around the gate, through the socket, without a password.
+    /// Where `user` finds `database`: through the socket, around the gate, without a password.
     #[must_use]
-    pub fn config(&self, user: &str, database: &str) -> tokio_postgres::Config {
-        socket_config(&self.home, self.port, user, database)
+    pub fn url(&self, user: &str, database: &str) -> String {
+        format!("host={} port={} user={user} dbname={database}", self.home.display(), self.port)
     }
 
-    /// The end of the server's log.
-    #[must_use]
-    pub fn log(&self) -> String {
-        tail(&self.home.join("postgres.log"))
+    /// A session of `user` in `database`, through the socket.
+    pub async fn client(&self, user: &str, database: &str) -> Client {
+        connect(&socket_config(&self.home, self.port, user, database)).await.expect("the socket trusts everybody")
     }
-}
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.signal("QUIT");
-            server.wait(crate::wait::PATIENCE);
-        }
-        if std::env::var_os("PORTCULLIS_TEST_KEEP").is_some() {
-            eprintln!("kept: {}", self.home.display());
-        } else {
-            let _ = fs::remove_dir_all(&self.home);
-        }
+    /// Makes the catalog's database and roles, with the script that deployments use.
+    ///
+    /// # Panics
+    /// With psql's words, when the script fails.
+    pub fn bootstrap(&self, database: &str) {
+        // Roles are the cluster's: the script would trip over itself.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = Command::new(programs::postgres_client("psql"))
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-h"])
+            .arg(&self.home)
+            .args(["-p", &self.port.to_string()])
+            .args(["-v", &format!("database={database}")])
+            .args(["-v", &format!("provisioner_password={}", self.provisioner_password)])
+            .args(["-v", &format!("proxy_password={}", self.proxy_password)])
+            .arg("-f")
+            .arg(programs::root().join("deploy/bootstrap.sql"))
+            .output()
+            .expect("psql runs");
+        assert!(output.status.success(), "deploy/bootstrap.sql: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -197,10 +214,13 @@ pub fn random() -> u64 {
 fn new_home() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let home = std::env::temp_dir().join(format!("{PREFIX}.{}.{number}", std::process::id()));
+    let home = std::env::temp_dir().join(format!("portcullis-test.{}.{number}", std::process::id()));
     fs::create_dir(&home).expect("the directory is new");
     fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).expect("its mode is set");
     give_to_postgres(&home);
+    if std::env::var_os("PORTCULLIS_TEST_KEEP").is_some() {
+        eprintln!("keeping {}", home.display());
+    }
     home
 }
 
@@ -211,17 +231,5 @@ fn give_to_postgres(path: &Path) {
             String::from_utf8_lossy(&output.stdout).trim().parse().expect("there is a user postgres")
         };
         chown(path, Some(id("-u")), Some(id("-g"))).expect("the owner is set");
-    }
-}
-
-/// Removes the directories of test processes that were killed before they could.
-fn sweep() {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_prefix('.')?.split('.').next());
-        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
     }
 }

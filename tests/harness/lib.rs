@@ -9,6 +9,7 @@ pub mod api;
 pub mod certificates;
 pub mod cluster;
 pub mod customer;
+mod keeper;
 pub mod process;
 pub mod programs;
 pub mod raw;

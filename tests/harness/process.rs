@@ -11,15 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Whom a child runs as, and which signal it gets when the tests die.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// One of our own binaries: as the caller, killed.
-    Own,
-    /// PostgreSQL: as the user `postgres` when the caller is root, told to stop at once and remove its shared memory.
-    Postgres,
-}
-
 /// A running child.
 #[derive(Debug)]
 pub struct Process {
@@ -31,11 +22,13 @@ pub struct Process {
 impl Process {
     /// Starts `program` with both output streams appended to `log`.
     #[must_use]
-    pub fn start(name: &str, kind: Kind, program: &Path, arguments: &[&str], log: &Path) -> Process {
+    pub fn start(name: &str, program: &Path, arguments: &[&str], log: &Path) -> Process {
         let output = File::options().create(true).append(true).open(log).expect("the log opens");
-        let mut command = supervised(kind, program);
-        // In the log's directory: PostgreSQL's user may not be able to enter the clone.
-        command.args(arguments).current_dir(log.parent().expect("a directory"));
+        // setpriv sets what std cannot: the signal at the parent's death.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
+        // In the log's directory: what it drops goes with it.
+        command.current_dir(log.parent().expect("a directory"));
         command.process_group(0).stdin(Stdio::null());
         command.stdout(output.try_clone().expect("a second handle of the log")).stderr(output);
         let child = spawn(command).unwrap_or_else(|error| panic!("{name} ({}) starts: {error}", program.display()));
@@ -91,7 +84,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.is_alive() {
-            // The group: PostgreSQL's backends and whatever else it started.
+            // The group: whatever else it started.
             send("KILL", &format!("-{}", self.child.id()));
             let _ = self.child.wait();
         }
@@ -121,21 +114,6 @@ pub fn as_root() -> bool {
         let output = Command::new("id").arg("-u").output().expect("id runs");
         output.stdout.starts_with(b"0\n")
     })
-}
-
-/// `program` under `setpriv`, which sets what std cannot: the signal at the parent's death, and the user.
-#[must_use]
-pub fn supervised(kind: Kind, program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    match kind {
-        Kind::Own => command.args(["--pdeathsig", "KILL"]),
-        Kind::Postgres => command.args(["--pdeathsig", "QUIT"]),
-    };
-    if kind == Kind::Postgres && as_root() {
-        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
-    }
-    command.arg("--").arg(program);
-    command
 }
 
 type Order = (Command, mpsc::Sender<std::io::Result<Child>>);

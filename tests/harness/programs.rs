@@ -1,9 +1,6 @@
 //! Where the programs are that the tests run: our own binaries, and PostgreSQL's.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::{env, path::PathBuf};
 
 /// One of the workspace's binaries, built beside the tests (`cargo build --workspace --bins` or tests/run does that).
 ///
@@ -17,21 +14,28 @@ pub fn own(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built; run tests/run, or `cargo build --workspace --bins` first"))
 }
 
-/// One of the server's programs, of the newest major version on this machine or of the one that
+/// The directory with the server's programs: of the newest major version on this machine, or the one that
 /// `PORTCULLIS_POSTGRES_BIN` names.
 ///
 /// # Panics
 /// When there is no server on this machine.
 #[must_use]
-pub fn postgres(name: &str) -> PathBuf {
-    if let Ok(dir) = env::var("PORTCULLIS_POSTGRES_BIN") {
-        return Path::new(&dir).join(name);
+pub fn postgres_directory() -> PathBuf {
+    if let Some(given) = env::var_os("PORTCULLIS_POSTGRES_BIN") {
+        return given.into();
     }
     let versions = std::fs::read_dir("/usr/lib/postgresql").map(|entries| {
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).collect::<Vec<_>>()
     });
     let newest = versions.unwrap_or_default().into_iter().max().expect("the Debian package `postgresql` is installed");
-    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin/{name}"))
+    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
+}
+
+/// One of PostgreSQL's client programs; the one on the path where the server's directory has none.
+#[must_use]
+pub fn postgres_client(name: &str) -> PathBuf {
+    let beside = postgres_directory().join(name);
+    if beside.exists() { beside } else { name.into() }
 }
 
 /// The directory with the drivers' environments that tests/run makes.

@@ -13,14 +13,14 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, task::spawn_blocking};
 use tokio_postgres::Client;
 
 use crate::{
     certificates::Authority,
     cluster::{Cluster, connect, free_port, random, socket_config},
     customer::Credentials,
-    process::{Kind, Process},
+    process::Process,
     programs,
     raw::Wire,
     wait::until,
@@ -94,7 +94,7 @@ impl Stack {
 
     /// A stack of the test's own, for what others must not notice.
     pub async fn private(options: Options) -> Stack {
-        let cluster = Cluster::start().await;
+        let cluster = spawn_blocking(|| Cluster::start("")).await.expect("a cluster starts");
         let authority = Authority::new();
         let access = Access {
             home: cluster.home.clone(),
@@ -104,8 +104,8 @@ impl Stack {
             ca_pem: authority.certificate.clone(),
             postgres_port: cluster.port,
         };
-        let passwords = bootstrap(&cluster).await;
-        write_files(&access, &cluster, &authority, &passwords, &options);
+        cluster.bootstrap("portcullis");
+        write_files(&access, &cluster, &authority, &options);
         let mut stack = Stack { access, own: Some(Own { authority, proxy: None, sidecar: None, cluster }) };
         stack.start_sidecar().await;
         stack.start_proxy().await;
@@ -356,30 +356,7 @@ fn described(path: &Path) -> Option<Access> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
-struct Passwords {
-    provisioner: String,
-    proxy: String,
-}
-
-/// Makes the catalog's database and roles, with the script that deployments use.
-async fn bootstrap(cluster: &Cluster) -> Passwords {
-    let passwords = Passwords { provisioner: crate::cluster::random_hex(), proxy: crate::cluster::random_hex() };
-    let output = tokio::process::Command::new("psql")
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-h"])
-        .arg(&cluster.home)
-        .args(["-p", &cluster.port.to_string()])
-        .args(["-v", &format!("provisioner_password={}", passwords.provisioner)])
-        .args(["-v", &format!("proxy_password={}", passwords.proxy)])
-        .arg("-f")
-        .arg(programs::root().join("deploy/bootstrap.sql"))
-        .output()
-        .await
-        .expect("psql runs");
-    assert!(output.status.success(), "deploy/bootstrap.sql: {}", String::from_utf8_lossy(&output.stderr));
-    passwords
-}
-
-fn write_files(access: &Access, cluster: &Cluster, authority: &Authority, passwords: &Passwords, options: &Options) {
+fn write_files(access: &Access, cluster: &Cluster, authority: &Authority, options: &Options) {
     let home = &access.home;
     let path = |name: &str| home.join(name).display().to_string();
     let key = || STANDARD.encode((0..4).flat_map(|_| random().to_ne_bytes()).collect::<Vec<_>>());
@@ -392,7 +369,7 @@ fn write_files(access: &Access, cluster: &Cluster, authority: &Authority, passwo
         "admin": {"address": format!("127.0.0.1:{}", access.admin_port), "sidecar": sidecar},
         "catalog": {
             "url": format!("postgresql://portcullis_proxy@127.0.0.1:{}/portcullis", cluster.port),
-            "password": passwords.proxy,
+            "password": cluster.proxy_password,
         },
         "keys": {"proxy_key": proxy_key},
     });
@@ -400,7 +377,7 @@ fn write_files(access: &Access, cluster: &Cluster, authority: &Authority, passwo
         "api": {"listen": sidecar},
         "catalog": {
             "url": format!("postgresql://portcullis_provisioner@127.0.0.1:{}/portcullis", cluster.port),
-            "password": passwords.provisioner,
+            "password": cluster.provisioner_password,
         },
         "keys": {"key_of_keys": key_of_keys, "proxy_key": proxy_key},
         "public": {"host": "localhost", "port": access.wire_port, "sslmode": "require"},
@@ -448,5 +425,5 @@ fn start(name: &str, home: &Path) -> Process {
     let config = home.join(format!("{name}.toml"));
     let log = home.join(format!("{name}.log"));
     let arguments = ["--config", config.to_str().expect("a path in UTF-8")];
-    Process::start(name, Kind::Own, &programs::own(name), &arguments, &log)
+    Process::start(name, &programs::own(name), &arguments, &log)
 }

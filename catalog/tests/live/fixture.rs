@@ -8,11 +8,10 @@ use std::{
 use jiff::Timestamp;
 use portcullis_catalog::{
     Actor, BackendRole, Generation, LoginId, Mode, NewLogin, NewVersion, NewWorkspace, Reader, ReaderOptions, Revision,
-    Rotation, Sealed, Server, ServerId, Settings, Store, UpstreamTls, WorkspaceId,
+    Rotation, Sealed, Server, ServerId, Settings, Source, Store, UpstreamTls, WorkspaceId,
 };
+use portcullis_tests::cluster::Cluster;
 use tokio_postgres::Client;
-
-use crate::cluster::Cluster;
 
 pub const PROVISIONER: &str = "portcullis_provisioner";
 pub const PROXY: &str = "portcullis_proxy";
@@ -47,7 +46,7 @@ impl<'a> Catalog<'a> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let database = format!("catalog_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         cluster.bootstrap(&database);
-        let store = Store::connect(&cluster.source(PROVISIONER, &database), 8).await.unwrap();
+        let store = Store::connect(&Source::new(cluster.url(PROVISIONER, &database)), 8).await.unwrap();
         Self { cluster, database, store }
     }
 
@@ -56,7 +55,7 @@ impl<'a> Catalog<'a> {
     }
 
     pub async fn reader(&self, poll: Duration) -> Reader {
-        let source = self.cluster.source(PROXY, &self.database);
+        let source = Source::new(self.cluster.url(PROXY, &self.database));
         Reader::start(ReaderOptions { source, name: "test".to_owned(), poll }).await.unwrap()
     }
 

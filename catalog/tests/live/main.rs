@@ -1,7 +1,6 @@
 //! The catalog against a real PostgreSQL, which these tests start themselves and remove when they end.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-mod cluster;
 mod fixture;
 mod follow;
 mod migrations;

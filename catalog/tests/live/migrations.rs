@@ -1,11 +1,9 @@
 //! Migrations: once, in turn, never changed, never backwards.
 
 use portcullis_catalog::{CatalogError, SCHEMA_VERSION};
+use portcullis_tests::cluster::Cluster;
 
-use crate::{
-    cluster::Cluster,
-    fixture::{Catalog, PROVISIONER, PROXY},
-};
+use crate::fixture::{Catalog, PROVISIONER, PROXY};
 
 fn refusal(result: Result<(), CatalogError>) -> String {
     match result {

@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use portcullis_catalog::{PlaneStatus, Refreshed};
+use portcullis_tests::cluster::{Cluster, SMALL};
 use tokio::time::Instant;
 
-use crate::{
-    cluster::Cluster,
-    fixture::{Catalog, actor, at, reaches, until},
-};
+use crate::fixture::{Catalog, actor, at, reaches, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_catalog_is_served_from_memory_and_followed_again() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(SMALL);
     let catalog = Catalog::within(&cluster).await;
     let acme = catalog.workspace("acme").await;
     let (login, revision) = catalog.login(&acme, "customer_db").await;
@@ -20,7 +18,7 @@ async fn a_killed_catalog_is_served_from_memory_and_followed_again() {
     let reader = catalog.reader(Duration::from_millis(100)).await;
     reaches(&reader, revision).await;
 
-    cluster.order("kill");
+    cluster.kill();
     until("the reader notices", async || !reader.connected()).await;
     assert!(reader.ready() && reader.snapshot().login(&name).is_some(), "served from memory");
     let far = Instant::now() + Duration::from_secs(60);
@@ -32,9 +30,8 @@ async fn a_killed_catalog_is_served_from_memory_and_followed_again() {
     // Noted while the catalog is away, written when it is back.
     reader.last_used(&login, 1, at(4));
 
-    cluster.order("start");
+    cluster.restart().await;
     until("the reader is back", async || reader.connected()).await;
-    cluster.wait_until_it_answers();
     until("the store is back", async || catalog.store.revision().await.is_ok()).await;
     let revision = catalog.store.set_plane(&actor(), &acme, PlaneStatus::Active, None, None, at(1)).await.unwrap();
     reaches(&reader, revision).await;
@@ -49,15 +46,15 @@ async fn a_killed_catalog_is_served_from_memory_and_followed_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_starts_without_a_catalog_becomes_ready_when_it_is_there() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(SMALL);
     let catalog = Catalog::within(&cluster).await;
     let acme = catalog.workspace("acme").await;
-    cluster.order("kill");
+    cluster.kill();
     until("the catalog is away", async || catalog.store.revision().await.is_err()).await;
     let reader = catalog.reader(Duration::from_millis(100)).await;
     assert!(!reader.ready() && !reader.connected());
     assert_eq!(reader.snapshot().workspaces_count(), 0);
-    cluster.order("start");
+    cluster.restart().await;
     until("the reader is ready", async || reader.ready()).await;
     assert!(reader.snapshot().workspace(&acme).is_some());
 }

@@ -1,49 +1,34 @@
 //! TLS to the catalog: verified whenever it is asked for.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf};
 
-use portcullis_catalog::{CatalogError, Source, Store};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-
-use crate::{
-    cluster::{Cluster, output},
-    fixture::{Catalog, PROVISIONER},
+use portcullis_catalog::{CatalogError, Secret, Source, Store};
+use portcullis_tests::{
+    certificates::Authority,
+    cluster::{Cluster, SMALL},
 };
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
-}
+use crate::fixture::{Catalog, PROVISIONER};
 
 /// Lets the cluster speak TLS with a certificate for `localhost`; the authority's PEM files: right, wrong.
 async fn with_tls(cluster: &Cluster) -> [PathBuf; 2] {
-    let (right, wrong) = (authority(), authority());
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &right).unwrap();
-    let files = ["ca.pem", "wrong.pem"].map(|name| cluster.directory.join(name));
-    fs::write(&files[0], right.pem()).unwrap();
-    fs::write(&files[1], wrong.pem()).unwrap();
-    let data = cluster.directory.join("data");
-    fs::write(data.join("server.crt"), certificate.pem()).unwrap();
-    fs::write(data.join("server.key"), key.serialize_pem()).unwrap();
-    let owner = output(Command::new("stat").args(["-c", "%u:%g"]).arg(&data));
-    output(Command::new("chown").arg(owner).arg(data.join("server.key")).arg(data.join("server.crt")));
-    output(Command::new("chmod").arg("600").arg(data.join("server.key")));
-    let client = cluster.client("postgres", "postgres").await;
-    client.batch_execute("ALTER SYSTEM SET ssl = on").await.unwrap();
-    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    crate::fixture::until("TLS is on", async || {
-        let on = client.query_one("SHOW ssl", &[]).await.unwrap();
-        on.get::<_, &str>(0) == "on"
+    let (right, wrong) = (Authority::new(), Authority::new());
+    let pem = right.issue_for(&["localhost"]);
+    let certificate = cluster.put("postgres.crt", &pem.certificate);
+    let key = cluster.put("postgres.key", &pem.key);
+    let [certificate, key] = [&certificate, &key].map(|path| path.to_str().unwrap());
+    let settings = [("ssl_cert_file", certificate), ("ssl_key_file", key), ("ssl", "on")];
+    cluster.reload(&settings, "host all all 127.0.0.1/32 scram-sha-256").await;
+    [("ca.pem", &right), ("wrong.pem", &wrong)].map(|(name, authority)| {
+        let file = cluster.home.join(name);
+        fs::write(&file, &authority.certificate).unwrap();
+        file
     })
-    .await;
-    files
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_catalogs_certificate_is_verified() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(SMALL);
     let catalog = Catalog::within(&cluster).await;
     let [right, wrong] = with_tls(&cluster).await;
     for (host, mode, ca_file, connects) in [
@@ -56,7 +41,8 @@ async fn the_catalogs_certificate_is_verified() {
         ("localhost", "disable", None, true),
     ] {
         let url = format!("postgres://{PROVISIONER}@{host}:{}/{}?sslmode={mode}", cluster.port, catalog.database);
-        let source = Source { ca_file: ca_file.cloned(), ..Source::new(url) };
+        let password = Some(Secret::new(cluster.provisioner_password.clone()));
+        let source = Source { password, ca_file: ca_file.cloned(), ..Source::new(url) };
         let store = Store::connect(&source, 2).await;
         assert_eq!(store.is_ok(), connects, "{host} {mode} {ca_file:?}: {store:?}");
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use portcullis_catalog::{VersionState, Workspace};
+use portcullis_tests::cluster::Cluster;
 use portcullis_wire::scram;
 use serde_json::{Value, json};
 
@@ -89,7 +90,7 @@ async fn d15_d17_reveal_returns_a_pooled_uri() {
             assert_eq!(refused["allowed"], json!(["customer_db"]), "C1: the allowed ones are listed");
         }
     }
-    let catalog = crate::cluster::Cluster::shared().client("postgres", &sidecar.catalog).await;
+    let catalog = Cluster::shared().client("postgres", &sidecar.catalog).await;
     let audit = rows(&catalog, "SELECT action || detail FROM observed.audit").await.concat();
     assert!(audit.contains("login.reveal") && !audit.contains(password));
 }
@@ -176,7 +177,7 @@ async fn d16_rotations_at_the_same_time_all_succeed() {
 async fn rotate_waits_a_second_for_a_proxy_that_does_not_answer_and_says_so() {
     let sidecar = Sidecar::start().await;
     sidecar.create("acme", "storage").await;
-    let catalog = crate::cluster::Cluster::shared().client("postgres", &sidecar.catalog).await;
+    let catalog = Cluster::shared().client("postgres", &sidecar.catalog).await;
     catalog.batch_execute("INSERT INTO observed.proxy (id, name, version) VALUES ('p', 'deaf', '1')").await.unwrap();
     let started = Instant::now();
     let body = json!({"kind": "customer_db"});

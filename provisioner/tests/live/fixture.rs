@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use portcullis_catalog::{Actor, ApiKey, Mode, NewWorkspace, ServerId, Settings, Workspace, WorkspaceId};
 use portcullis_config::{Environment, ProvisionerConfig, SidecarAddress};
 use portcullis_provisioner::{Provisioner, api};
+use portcullis_tests::cluster::Cluster;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::Cluster;
 use crate::http::{self, Answer};
 
 pub const INGESTION: &str = "/api/v2/ingestion";
@@ -31,7 +31,6 @@ pub struct Sidecar {
 impl Drop for Sidecar {
     fn drop(&mut self) {
         self.stop.cancel();
-        let _ = std::fs::remove_dir_all(&self.home);
     }
 }
 
@@ -55,9 +54,10 @@ pub fn config(home: &std::path::Path, catalog: &str, server: &str, more: &str) -
     ProvisionerConfig::load(Some(&file), &Environment::default()).unwrap()
 }
 
+/// A sidecar's directory; it goes with the shared cluster's, which it is in.
 pub fn home() -> PathBuf {
-    let home = std::env::temp_dir().join(format!("portcullis-provisioner.{}.{}", std::process::id(), next()));
-    std::fs::create_dir_all(&home).unwrap();
+    let home = Cluster::shared().home.join(format!("sidecar.{}", next()));
+    std::fs::create_dir(&home).unwrap();
     home
 }
 
@@ -81,7 +81,7 @@ impl Sidecar {
 
     /// On a catalog that exists.
     pub async fn again(home: PathBuf, catalog: String, cluster: &'static Cluster, user: &str) -> Sidecar {
-        let server = format!("host = \"{}\"\nport = {}\nuser = \"{user}\"", cluster.directory.display(), cluster.port);
+        let server = format!("host = \"{}\"\nport = {}\nuser = \"{user}\"", cluster.home.display(), cluster.port);
         let config = config(&home, &catalog, &server, "");
         let provisioner = portcullis_provisioner::start(&config).await.unwrap();
         let key = std::fs::read_to_string(home.join("admin.key")).unwrap().trim().to_owned();

@@ -3,8 +3,8 @@
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use portcullis_catalog::{Claimed, KeyedRequest};
+use portcullis_tests::cluster::{Cluster, SMALL};
 
-use crate::cluster::Cluster;
 use crate::fixture::{INGESTION, Sidecar};
 use crate::http::Answer;
 
@@ -71,14 +71,12 @@ async fn d13_keys_that_are_none_are_refused() {
 
 #[tokio::test]
 async fn d13_what_failed_may_be_tried_again_under_its_key() {
-    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start()));
+    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start(SMALL)));
     let sidecar = Sidecar::on(cluster, "postgres").await;
     sidecar.record("acme", "storage").await;
-    cluster.order("kill");
-    cluster.wait_until_it_is_gone();
+    cluster.kill();
     provision(&sidecar, "acme", &["k"]).await.refused(503, "unavailable");
-    cluster.order("start");
-    cluster.wait_until_it_answers();
+    cluster.restart().await;
     assert_eq!(provision(&sidecar, "acme", &["k"]).await.expect(201)["created"], true);
 }
 

@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod cluster;
 mod credentials;
 mod fixture;
 mod http;

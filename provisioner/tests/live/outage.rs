@@ -1,18 +1,17 @@
 //! A server that is away, and one where the provisioner is no superuser.
 
 use portcullis_provisioner::reconcile;
+use portcullis_tests::cluster::{Cluster, SMALL};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
 use crate::fixture::{Sidecar, rows};
 
 #[tokio::test]
 async fn a_server_that_is_away_is_503_and_picked_up_later() {
-    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start()));
+    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start(SMALL)));
     let sidecar = Sidecar::on(cluster, "postgres").await;
     sidecar.create("before", "storage").await;
-    cluster.order("kill");
-    cluster.wait_until_it_is_gone();
+    cluster.kill();
     let body = json!({"name": "during", "database": "PostgreSQL"});
     let refused = sidecar.admin("POST", "/workspaces", body).await.refused(503, "unavailable");
     assert_eq!(refused["reason"], "server_unreachable");
@@ -29,8 +28,7 @@ async fn a_server_that_is_away_is_503_and_picked_up_later() {
         assert!(status["plane"]["last_error"].as_str().unwrap().contains("cannot be reached"), "{status}");
     }
 
-    cluster.order("start");
-    cluster.wait_until_it_answers();
+    cluster.restart().await;
     reconcile::everything(&sidecar.provisioner).await;
     for name in ["recorded", "before"] {
         let plane = sidecar.workspace(name).await.plane;

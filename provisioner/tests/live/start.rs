@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use portcullis_tests::cluster::Cluster;
 use serde_json::{Value, json};
 
 use crate::fixture::{INGESTION, Sidecar, config, home, new_catalog, rows};
@@ -11,7 +12,7 @@ async fn the_admin_key_is_minted_once_and_only_its_hash_is_kept() {
     let sidecar = Sidecar::start().await;
     let file = sidecar.home.join("admin.key");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    let catalog = crate::cluster::Cluster::shared().client("postgres", &sidecar.catalog).await;
+    let catalog = Cluster::shared().client("postgres", &sidecar.catalog).await;
     let stored = rows(&catalog, "SELECT k::text FROM catalog.api_key k").await;
     assert_eq!(stored.len(), 1);
     let secret = sidecar.key.rsplit('_').next().unwrap();
@@ -20,7 +21,8 @@ async fn the_admin_key_is_minted_once_and_only_its_hash_is_kept() {
     assert!(!audit.contains(secret));
 
     std::fs::remove_file(&file).unwrap();
-    let server = format!("host = \"127.0.0.1\"\nport = {}\nuser = \"postgres\"", sidecar.cluster.port);
+    let Cluster { port, password, .. } = sidecar.cluster;
+    let server = format!("host = \"127.0.0.1\"\nport = {port}\nuser = \"postgres\"\npassword = \"{password}\"");
     portcullis_provisioner::start(&config(&sidecar.home, &sidecar.catalog, &server, "")).await.unwrap();
     assert!(!file.exists(), "a second start mints nothing");
     assert_eq!(rows(&catalog, "SELECT count(*) FROM catalog.api_key").await, ["1"]);
@@ -35,9 +37,8 @@ async fn a_key_that_cannot_be_handed_over_is_not_minted() {
     config.bootstrap.admin_key_file = Some(taken);
     let error = portcullis_provisioner::start(&config).await.unwrap_err();
     assert!(error.to_string().contains("bootstrap.admin_key_file"), "{error}");
-    let client = crate::cluster::Cluster::shared().client("postgres", &catalog).await;
+    let client = Cluster::shared().client("postgres", &catalog).await;
     assert_eq!(rows(&client, "SELECT count(*) FROM catalog.api_key").await, ["0"]);
-    std::fs::remove_dir_all(&home).unwrap();
 }
 
 #[tokio::test]
