@@ -112,6 +112,8 @@ pub struct LimitsConfig {
     pub frame_bytes_max: usize,
     /// One SQL text.
     pub sql_bytes_max: usize,
+    /// What verdicts that are remembered may take in memory; 0 remembers none.
+    pub verdict_cache_bytes: usize,
     /// Prepared statements that one session may hold.
     pub prepared_statements_max: usize,
     /// Client sessions of a workspace that sets no `max_connections` of its own.
@@ -222,6 +224,7 @@ impl LimitsConfig {
             ),
             frame_bytes_max: keys.number("limits.frame_bytes_max", 16_384..=1_073_741_823, 67_108_864),
             sql_bytes_max: keys.number("limits.sql_bytes_max", 1_024..=1_048_576, 1_048_576),
+            verdict_cache_bytes: keys.number("limits.verdict_cache_bytes", 0..=17_179_869_184, 33_554_432),
             prepared_statements_max: keys.number("limits.prepared_statements_max", 1..=100_000, 1024),
             max_connections_default: keys.number("limits.max_connections_default", 1..=100_000, 100),
             drain_timeout_ms: keys.number("limits.drain_timeout_ms", 0..=3_600_000, 30_000),

@@ -6,6 +6,8 @@ mod rewrite;
 mod rules;
 mod syntax;
 
+use std::sync::Arc;
+
 use pg_query::protobuf as pb;
 
 use crate::SQL_BYTES_MAX;
@@ -47,12 +49,17 @@ pub fn needs_big_stack(text: &[u8]) -> bool {
 /// Needs a stack of [`STACK_BYTES`] unless [`needs_big_stack`] says otherwise.
 pub fn judge(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -> Verdict {
     match pass(role, surface, text, target) {
-        Ok(passed) => Verdict::Allow(Permit::new(passed)),
-        Err(denial) => Verdict::Deny(denial),
+        Ok((text, passed)) => Verdict::Allow(Permit::new(text, passed)),
+        Err(denial) => Verdict::Deny(Arc::new(*denial)),
     }
 }
 
-fn pass(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -> Result<Passed, Box<Denial>> {
+fn pass<'t>(
+    role: &RolePolicy,
+    surface: Surface,
+    text: &'t [u8],
+    target: &Target<'_>,
+) -> Result<(&'t str, Passed), Box<Denial>> {
     let (text, measure) = bounded(text)?;
     let refuse = Refuse { role, text };
     let tree = pg_query::parse(text, 0).map_err(|error| syntax::denial(text, &error))?.protobuf;
@@ -67,7 +74,7 @@ fn pass(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -
         all.push(rules.apply(facts)?);
     }
     refuse.batch(surface, &all)?;
-    Ok(passed(text, all))
+    Ok((text, passed(all)))
 }
 
 /// The checks that come before anything recurses.
@@ -94,7 +101,7 @@ fn start_of(text: &str, statement: &pb::RawStmt) -> i32 {
     i32::try_from(start).unwrap_or(-1)
 }
 
-fn passed(text: &str, all: Vec<Facts<'_>>) -> Passed {
+fn passed(all: Vec<Facts<'_>>) -> Passed {
     let mut reads = Vec::new();
     let mut writes = Vec::new();
     let mut functions = Vec::new();
@@ -102,6 +109,7 @@ fn passed(text: &str, all: Vec<Facts<'_>>) -> Passed {
     let mut ends = Vec::with_capacity(all.len());
     let kind = all.iter().find(|facts| rules::works(facts)).or(all.first()).map_or(Kind::Empty, |facts| facts.kind);
     let statements = all.len();
+    let literals_matter = !matches!(all.as_slice(), [facts] if rules::ignores_literals(facts));
     for facts in all {
         for used in &facts.uses {
             let list = if used.access == crate::classify::Access::Read { &mut reads } else { &mut writes };
@@ -115,7 +123,7 @@ fn passed(text: &str, all: Vec<Facts<'_>>) -> Passed {
         list.sort_unstable();
         list.dedup();
     }
-    Passed { text: text.to_owned(), kind, statements, effects, ends, reads, writes, functions }
+    Passed { kind, statements, effects, ends, reads, writes, functions, literals_matter }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! exhaustive walk that collects facts (`classify`) → the role's rules over these facts (`judge`).
 //! What is not understood is refused.
 
+mod cache;
 mod classify;
 mod document;
 pub mod functions;
@@ -15,8 +16,10 @@ mod judge;
 mod rule;
 mod scan;
 mod settings;
+mod shape;
 mod verdict;
 
+pub use cache::{CacheSize, Found, Scope, VerdictCache};
 pub use document::{DocumentError, DocumentErrors, Policy, Pooling, RolePolicy};
 pub use judge::{STACK_BYTES, judge, needs_big_stack};
 pub use rule::Rule;

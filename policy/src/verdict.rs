@@ -12,11 +12,11 @@ pub enum Verdict {
     /// Exactly this text may be forwarded.
     Allow(Permit),
     /// The text must not be forwarded.
-    Deny(Box<Denial>),
+    Deny(Arc<Denial>),
 }
 
 /// Where a text comes from: it decides whether several statements in one text can pass at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Surface {
     /// A `Query` message of the simple protocol; several statements may pass, as the role's policy says.
     SimpleQuery,
@@ -35,10 +35,13 @@ pub struct Target<'a> {
 
 /// Proof that a text passed. Only the judge makes one; it carries the very text that was judged.
 #[derive(Clone)]
-pub struct Permit(Arc<Passed>);
+pub struct Permit {
+    text: Arc<str>,
+    passed: Arc<Passed>,
+}
 
+/// Everything about a text that passed but the text itself: texts of one shape share it.
 pub(crate) struct Passed {
-    pub(crate) text: String,
     pub(crate) kind: Kind,
     pub(crate) statements: usize,
     pub(crate) effects: Vec<Effect>,
@@ -47,53 +50,78 @@ pub(crate) struct Passed {
     pub(crate) reads: Vec<String>,
     pub(crate) writes: Vec<String>,
     pub(crate) functions: Vec<String>,
+    /// Whether some literal had a say in the verdict, so that another one might change it.
+    pub(crate) literals_matter: bool,
 }
 
 impl Permit {
-    pub(crate) fn new(passed: Passed) -> Self {
-        Self(Arc::new(passed))
+    pub(crate) fn new(text: &str, passed: Passed) -> Self {
+        Self { text: text.into(), passed: Arc::new(passed) }
+    }
+
+    /// The same for a text that differs from the judged one in nothing but literals which no rule looked at.
+    pub(crate) fn of_same_shape(&self, text: &str) -> Self {
+        Self { text: text.into(), passed: self.passed.clone() }
+    }
+
+    pub(crate) fn literals_matter(&self) -> bool {
+        self.passed.literals_matter
+    }
+
+    /// The text as the cache shares it.
+    pub(crate) fn shared_text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// Roughly what the permit takes in memory, its text included, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let passed = &self.passed;
+        let names = [&passed.reads, &passed.writes, &passed.functions].into_iter().flatten();
+        let names: usize = names.map(|name| size_of::<String>() + name.len()).sum();
+        let effects = passed.effects.len() * 2 * size_of::<Effect>() + passed.ends.len() * size_of::<usize>();
+        size_of::<Passed>() + self.text.len() + names + effects
     }
 
     /// The text that was judged: these bytes may be forwarded, and no others.
     pub fn text(&self) -> &str {
-        &self.0.text
+        &self.text
     }
 
     /// What the text does to the session, in the order of its statements.
     pub fn effects(&self) -> &[Effect] {
-        &self.0.effects
+        &self.passed.effects
     }
 
     /// What one statement of the text does, by its number from 0; nothing for a number that the text does not have.
     pub fn effects_of(&self, statement: usize) -> &[Effect] {
-        let ends = &self.0.ends;
+        let ends = &self.passed.ends;
         let from = statement.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
-        ends.get(statement).map_or(&[], |to| &self.0.effects[from..*to])
+        ends.get(statement).map_or(&[], |to| &self.passed.effects[from..*to])
     }
 
     /// How many statements the text has; 0 is the empty query that clients ping with.
     pub fn statements(&self) -> usize {
-        self.0.statements
+        self.passed.statements
     }
 
     /// The kind of the statement that works, or of the first one where none does.
     pub fn command(&self) -> Kind {
-        self.0.kind
+        self.passed.kind
     }
 
     /// The relations that are read, as written after PostgreSQL's decoding, sorted, without CTEs.
     pub fn reads(&self) -> &[String] {
-        &self.0.reads
+        &self.passed.reads
     }
 
     /// The relations and other objects that are written, locked, truncated, defined or dropped, sorted.
     pub fn writes(&self) -> &[String] {
-        &self.0.writes
+        &self.passed.writes
     }
 
     /// The functions that are called, sorted.
     pub fn functions(&self) -> &[String] {
-        &self.0.functions
+        &self.passed.functions
     }
 }
 
@@ -101,9 +129,9 @@ impl fmt::Debug for Permit {
     /// Leaves the text out: it may carry customers' data, and permits end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("kind", &self.0.kind)
-            .field("statements", &self.0.statements)
-            .field("effects", &self.0.effects)
+            .field("kind", &self.passed.kind)
+            .field("statements", &self.passed.statements)
+            .field("effects", &self.passed.effects)
             .finish_non_exhaustive()
     }
 }

@@ -31,11 +31,11 @@ impl Roles {
         Self(roles)
     }
 
-    fn judge(&self, role: &str, surface: &str, sql: &str) -> Result<Permit, Box<Denial>> {
+    fn judge(&self, role: &str, surface: &str, sql: &str) -> Result<Permit, Arc<Denial>> {
         self.judge_bytes(role, surface, sql.as_bytes())
     }
 
-    fn judge_bytes(&self, role: &str, surface: &str, sql: &[u8]) -> Result<Permit, Box<Denial>> {
+    fn judge_bytes(&self, role: &str, surface: &str, sql: &[u8]) -> Result<Permit, Arc<Denial>> {
         let role = self.0.get(role).unwrap_or_else(|| panic!("no role {role}"));
         let surface = match surface {
             "simple" => Surface::SimpleQuery,
@@ -374,7 +374,7 @@ fn a_refusal_says_what_the_contract_says() {
     });
 }
 
-fn message(roles: &Roles, role: &str, sql: &str) -> Box<Denial> {
+fn message(roles: &Roles, role: &str, sql: &str) -> Arc<Denial> {
     roles.judge(role, "simple", sql).expect_err(sql)
 }
 

@@ -27,6 +27,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use portcullis_config::{AdminConfig, ProxyConfig};
+use portcullis_policy::CacheSize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -63,6 +64,8 @@ pub trait DataPlane: Send + Sync + 'static {
     fn catalog_revision(&self) -> i64;
     /// Sums over all pools, cheap enough for every scrape.
     fn pool_totals(&self) -> PoolTotals;
+    /// What the cache of verdicts holds.
+    fn verdicts(&self) -> CacheSize;
     /// One row per pool.
     fn pools(&self) -> Vec<PoolRow>;
     /// One row per session.
@@ -254,6 +257,7 @@ impl Admin {
             upstream_idle: totals.idle,
             upstream_connecting: totals.connecting,
             waiters: totals.waiters,
+            verdicts: self.plane.verdicts(),
             // Before the first snapshot the age is that of the process: it grows, as an alert expects.
             catalog_age_seconds: self
                 .plane

@@ -8,6 +8,7 @@ use aws_lc_rs::hmac;
 use portcullis_catalog::seal::ProxyKey;
 use portcullis_catalog::{CatalogError, LoginId, Reader, Termination};
 use portcullis_config::ProxyConfig;
+use portcullis_policy::{CacheSize, VerdictCache};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,8 @@ pub struct Gate {
     pub sessions: Arc<Sessions>,
     /// Compiled policies.
     pub policies: Policies,
+    /// Verdicts over texts that come again.
+    pub verdicts: VerdictCache,
     mock_key: hmac::Key,
 }
 
@@ -80,6 +83,7 @@ impl Gate {
             cancels: Arc::default(),
             sessions: Arc::default(),
             policies: Policies::default(),
+            verdicts: VerdictCache::new(config.limits.verdict_cache_bytes),
             mock_key: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
             config,
             tls,
@@ -163,6 +167,10 @@ impl DataPlane for Gate {
 
     fn pool_totals(&self) -> PoolTotals {
         self.pools.totals()
+    }
+
+    fn verdicts(&self) -> CacheSize {
+        self.verdicts.size()
     }
 
     fn pools(&self) -> Vec<PoolRow> {

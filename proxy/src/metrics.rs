@@ -29,6 +29,17 @@ pub enum Direction {
     ToClient,
 }
 
+/// Where the verdict over a text came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerdictFrom {
+    /// Remembered for exactly this text.
+    Text,
+    /// Remembered for texts that differ in literals alone.
+    Shape,
+    /// The judge.
+    Judge,
+}
+
 /// All counters of one proxy process. Shared by reference; no method blocks or allocates after the first use of a label.
 #[derive(Debug)]
 pub struct Metrics {
@@ -175,6 +186,17 @@ impl Metrics {
         self.hot.mine().allowed.fetch_add(1, Relaxed);
     }
 
+    /// A verdict was found.
+    pub fn verdict_found(&self, from: VerdictFrom) {
+        let slot = self.hot.mine();
+        match from {
+            VerdictFrom::Text => &slot.verdicts_by_text,
+            VerdictFrom::Shape => &slot.verdicts_by_shape,
+            VerdictFrom::Judge => &slot.verdicts_judged,
+        }
+        .fetch_add(1, Relaxed);
+    }
+
     /// A text was refused by the rule with this stable id (`Denial::rule`).
     pub fn statement_refused(&self, rule: &'static str) {
         self.statements_refused.add(rule);
@@ -275,6 +297,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_policy::CacheSize;
     use std::collections::{BTreeMap, BTreeSet};
 
     /// One of everything, so that no metric is left at "never shown".
@@ -293,6 +316,9 @@ mod tests {
         metrics.session_ended("terminate");
         metrics.statement_allowed();
         metrics.statement_refused("function.not_allowed");
+        metrics.verdict_found(VerdictFrom::Text);
+        metrics.verdict_found(VerdictFrom::Shape);
+        metrics.verdict_found(VerdictFrom::Judge);
         metrics.query_seconds(took);
         metrics.verdict_seconds(took);
         metrics.bytes(Direction::FromClient, 10);
@@ -344,7 +370,9 @@ mod tests {
 
     #[test]
     fn a_scrape_is_valid_and_shows_every_fact() {
-        let observed = Observed { ready: true, upstream_idle: 3, resident_bytes: Some(4096), ..Observed::default() };
+        let verdicts = CacheSize { texts: 6, shapes: 7, bytes: 8 };
+        let observed =
+            Observed { ready: true, upstream_idle: 3, verdicts, resident_bytes: Some(4096), ..Observed::default() };
         let samples = parse(&exercised().render(&observed));
         for (series, value) in [
             ("client_connections", 1.0),
@@ -361,6 +389,12 @@ mod tests {
             ("statements_total{verdict=\"allowed\"}", 1.0),
             ("statements_total{verdict=\"refused\"}", 1.0),
             ("statements_refused_total{rule=\"function.not_allowed\"}", 1.0),
+            ("verdicts_total{from=\"text\"}", 1.0),
+            ("verdicts_total{from=\"shape\"}", 1.0),
+            ("verdicts_total{from=\"judge\"}", 1.0),
+            ("verdict_cache_entries{by=\"text\"}", 6.0),
+            ("verdict_cache_entries{by=\"shape\"}", 7.0),
+            ("verdict_cache_bytes", 8.0),
             ("query_seconds_bucket{le=\"0.00025\"}", 0.0),
             ("query_seconds_bucket{le=\"0.0005\"}", 1.0),
             ("query_seconds_bucket{le=\"+Inf\"}", 1.0),

@@ -170,7 +170,7 @@ async fn greet(
     }
     let identity = auth::authenticate(stream, received, message.user(), binding, gate).await?;
     let snapshot = gate.reader.snapshot();
-    let route = Route::find(identity.login(), &snapshot, &gate.policies)?;
+    let route = Route::find(identity.login(), &snapshot, &gate.policies, &gate.verdicts)?;
     if !route.opens(message.database()) {
         return Err(SessionEnd::NoDatabase { database: message.database().to_owned() });
     }
@@ -214,7 +214,7 @@ fn startup_settings(message: &StartupMessage, route: &Route) -> Result<Values, S
     let mut startup = Values::new();
     let mut take = |name: &str, value: &str| -> Result<(), SessionEnd> {
         let name = name.to_ascii_lowercase();
-        judge_setting(&route.role, &name, value).map_err(|denial| {
+        judge_setting(route.role(), &name, value).map_err(|denial| {
             let error = guard::error_of(&denial, ErrorMessage::fatal);
             SessionEnd::Setting(Box::new(error))
         })?;

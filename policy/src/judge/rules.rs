@@ -99,6 +99,14 @@ pub(super) fn resets(facts: &Facts<'_>) -> bool {
             })
 }
 
+/// Whether no literal had a say in a statement's verdict: plain queries and writes whose only way to look at one, the
+/// arguments of certain functions, is not taken. Settings, cursors, definitions, COPY and the like are not looked into.
+pub(super) fn ignores_literals(facts: &Facts<'_>) -> bool {
+    let plain = matches!(facts.kind, Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge);
+    let looks = |call: &Call<'_>| !matches!(class_of(&call.name), Class::Allowed | Class::Unknown);
+    plain && facts.settings.is_empty() && facts.effects.is_empty() && !facts.calls.iter().any(looks)
+}
+
 /// Whether a statement can do its work as the only one of a session, as over HTTP (D29, D31, D32).
 pub(super) fn stands_alone(facts: &Facts<'_>) -> bool {
     match facts.kind {

@@ -37,7 +37,7 @@ fn rule_of(kind: &str, sql: &str) -> &'static str {
 fn refused(kind: &str, sql: &str) -> Denial {
     match judge(&role(kind), Surface::SimpleQuery, sql.as_bytes(), &TARGET) {
         Verdict::Allow(_) => panic!("passed: {sql}"),
-        Verdict::Deny(denial) => *denial,
+        Verdict::Deny(denial) => (*denial).clone(),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::listen::bind;
 use crate::testing::{Chain, Dir};
+use portcullis_policy::CacheSize;
 
 /// A data plane of given facts.
 #[derive(Default)]
@@ -30,6 +31,9 @@ impl DataPlane for Facts {
     }
     fn pool_totals(&self) -> PoolTotals {
         PoolTotals { pools: 1, active: 2, idle: 3, connecting: 4, waiters: 5 }
+    }
+    fn verdicts(&self) -> CacheSize {
+        CacheSize { texts: 6, shapes: 7, bytes: 8 }
     }
     fn pools(&self) -> Vec<PoolRow> {
         vec![PoolRow {

@@ -26,6 +26,12 @@ pub struct Slots(Box<[Slot]>);
 pub struct Slot {
     /// Texts that passed.
     pub allowed: AtomicU64,
+    /// Verdicts found by the exact text.
+    pub verdicts_by_text: AtomicU64,
+    /// Verdicts found by the text's shape.
+    pub verdicts_by_shape: AtomicU64,
+    /// Verdicts that took the judge.
+    pub verdicts_judged: AtomicU64,
     /// Bytes read from clients.
     pub bytes_from_clients: AtomicU64,
     /// Bytes written to clients.
@@ -64,6 +70,9 @@ impl Slot {
     fn new() -> Self {
         Self {
             allowed: AtomicU64::new(0),
+            verdicts_by_text: AtomicU64::new(0),
+            verdicts_by_shape: AtomicU64::new(0),
+            verdicts_judged: AtomicU64::new(0),
             bytes_from_clients: AtomicU64::new(0),
             bytes_to_clients: AtomicU64::new(0),
             query_seconds: Histogram::new(SECONDS),

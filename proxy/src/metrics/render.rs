@@ -3,6 +3,8 @@
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::Ordering::Relaxed;
 
+use portcullis_policy::CacheSize;
+
 use super::histogram::Reading;
 use super::{Family, Metrics};
 
@@ -25,6 +27,8 @@ pub struct Observed {
     pub upstream_connecting: u64,
     /// Sessions waiting for a connection.
     pub waiters: u64,
+    /// What the cache of verdicts holds.
+    pub verdicts: CacheSize,
     /// Seconds since the catalog was last heard.
     pub catalog_age_seconds: f64,
     /// The revision that is served; 0 before the first snapshot.
@@ -41,7 +45,7 @@ pub struct Observed {
 pub fn render(metrics: &Metrics, observed: &Observed) -> String {
     let mut page = Page(String::with_capacity(16 * 1024));
     connections(&mut page, metrics, observed);
-    statements(&mut page, metrics);
+    statements(&mut page, metrics, observed);
     pooling(&mut page, metrics, observed);
     shell(&mut page, metrics, observed);
     page.0
@@ -76,7 +80,7 @@ fn connections(page: &mut Page, m: &Metrics, o: &Observed) {
     page.family("sessions_ended_total", "Sessions that ended.", "reason", &m.sessions_ended);
 }
 
-fn statements(page: &mut Page, m: &Metrics) {
+fn statements(page: &mut Page, m: &Metrics, o: &Observed) {
     let name = "statements_total";
     page.head(name, "counter", "Texts judged, by verdict.");
     page.sample(name, "verdict=\"allowed\"", m.hot.sum(|slot| &slot.allowed));
@@ -84,6 +88,16 @@ fn statements(page: &mut Page, m: &Metrics) {
     page.family("statements_refused_total", "Texts refused, by rule.", "rule", &m.statements_refused);
     page.histogram("query_seconds", "From forwarding to ReadyForQuery.", &m.hot.read(|slot| &slot.query_seconds));
     page.histogram("verdict_seconds", "Time in the judge per text.", &m.hot.read(|slot| &slot.verdict_seconds));
+    let name = "verdicts_total";
+    page.head(name, "counter", "Verdicts, by where they came from: remembered by text or by shape, or the judge.");
+    page.sample(name, "from=\"text\"", m.hot.sum(|slot| &slot.verdicts_by_text));
+    page.sample(name, "from=\"shape\"", m.hot.sum(|slot| &slot.verdicts_by_shape));
+    page.sample(name, "from=\"judge\"", m.hot.sum(|slot| &slot.verdicts_judged));
+    let name = "verdict_cache_entries";
+    page.head(name, "gauge", "Verdicts that are remembered.");
+    page.sample(name, "by=\"text\"", o.verdicts.texts);
+    page.sample(name, "by=\"shape\"", o.verdicts.shapes);
+    page.gauge("verdict_cache_bytes", "Memory of the verdicts that are remembered, roughly.", o.verdicts.bytes);
     let name = "client_bytes_total";
     page.head(name, "counter", "Protocol bytes exchanged with clients.");
     page.sample(name, "direction=\"in\"", m.hot.sum(|slot| &slot.bytes_from_clients));

@@ -5,12 +5,13 @@
 
 use std::time::Instant;
 
-use portcullis_policy::{Denial, Permit, Surface, Target, Verdict, judge};
+use portcullis_policy::{Denial, Found, Permit, Surface, Verdict};
 use portcullis_wire::{ErrorMessage, SqlState};
 
 use super::exchange::Message;
 use super::route::Route;
 use crate::gate::Gate;
+use crate::metrics::VerdictFrom;
 use crate::prepared::Statement;
 
 pub(super) fn verdict(
@@ -21,8 +22,27 @@ pub(super) fn verdict(
     parse: Option<(String, Vec<u8>)>,
 ) -> Message {
     let began = Instant::now();
-    let verdict = ask(route, surface, sql);
+    let verdict = ask(gate, route, surface, sql);
     gate.metrics.verdict_seconds(began.elapsed());
+    message(gate, route, verdict, parse)
+}
+
+/// The same for a text whose verdict is remembered.
+pub(super) fn remembered(
+    gate: &Gate,
+    route: &Route,
+    surface: Surface,
+    sql: &[u8],
+    parse: &mut Option<(String, Vec<u8>)>,
+) -> Option<Message> {
+    let began = Instant::now();
+    let verdict = gate.verdicts.recall(&route.scope, surface, sql)?;
+    gate.metrics.verdict_found(VerdictFrom::Text);
+    gate.metrics.verdict_seconds(began.elapsed());
+    Some(message(gate, route, verdict, parse.take()))
+}
+
+fn message(gate: &Gate, route: &Route, verdict: Verdict, parse: Option<(String, Vec<u8>)>) -> Message {
     match (verdict, parse) {
         (Verdict::Allow(permit), None) => {
             gate.metrics.statement_allowed();
@@ -42,19 +62,25 @@ pub(super) fn verdict(
     }
 }
 
-fn ask(route: &Route, surface: Surface, sql: &[u8]) -> Verdict {
-    let [real, alias] = &route.database_names;
-    judge(&route.role, surface, sql, &Target { database_names: &[real, alias] })
+fn ask(gate: &Gate, route: &Route, surface: Surface, sql: &[u8]) -> Verdict {
+    let (verdict, found) = gate.verdicts.judge(&route.scope, surface, sql);
+    gate.metrics.verdict_found(match found {
+        Found::Shape => VerdictFrom::Shape,
+        Found::Judged => VerdictFrom::Judge,
+    });
+    verdict
 }
 
 fn denied(gate: &Gate, route: &Route, denial: &Denial) -> Box<ErrorMessage> {
     gate.metrics.statement_refused(denial.rule.id());
-    tracing::info!(workspace = %route.workspace, kind = route.role.kind(), rule = denial.rule.id(), "statement refused");
+    tracing::info!(workspace = %route.workspace, kind = route.role().kind(), rule = denial.rule.id(), "statement refused");
     Box::new(error_of(denial, ErrorMessage::error))
 }
 
 pub(super) fn rejudge(gate: &Gate, route: &Route, statement: &Statement) -> Result<Permit, Box<ErrorMessage>> {
-    match ask(route, Surface::Parse, statement.permit.text().as_bytes()) {
+    let (surface, text) = (Surface::Parse, statement.permit.text().as_bytes());
+    let known = gate.verdicts.recall(&route.scope, surface, text);
+    match known.unwrap_or_else(|| ask(gate, route, surface, text)) {
         Verdict::Allow(permit) => Ok(permit),
         Verdict::Deny(denial) => Err(denied(gate, route, &denial)),
     }

@@ -86,7 +86,7 @@ impl Relay {
         let Greeted { identity, route, startup, reported, cancel, registration } = greeted;
         let limits = ExchangeLimits {
             prepared_statements_max: gate.config.limits.prepared_statements_max,
-            session_pooling: route.role.session_pooling(),
+            session_pooling: route.role().session_pooling(),
         };
         let now = Instant::now();
         let timer_at = now + Duration::from_secs(3600);
@@ -219,7 +219,7 @@ impl Relay {
         let snapshot = self.gate.reader.snapshot();
         let login = self.identity.login();
         let known = snapshot.login(&login.username).filter(|now| now.id == login.id).ok_or(SessionEnd::LoginEnded)?;
-        self.route = Arc::new(Route::find(known, &snapshot, &self.gate.policies)?);
+        self.route = Arc::new(Route::find(known, &snapshot, &self.gate.policies, &self.gate.verdicts)?);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portcullis_catalog::{Login, PlaneStatus, PolicyDocument, Snapshot, WorkspaceId};
-use portcullis_policy::{Policy, RolePolicy};
+use portcullis_policy::{Policy, RolePolicy, Scope, VerdictCache};
 
 use super::end::SessionEnd;
 use crate::upstream::Destination;
@@ -16,12 +16,10 @@ pub struct Route {
     pub workspace: WorkspaceId,
     /// The database and the role behind the login.
     pub destination: Destination,
-    /// What the login may do.
-    pub role: Arc<RolePolicy>,
+    /// What the login may do, and where: what its statements are judged by.
+    pub scope: Scope,
     /// The policy document's digest, in hexadecimal.
     pub policy: Arc<str>,
-    /// Names under which the database may stand in a three-part name.
-    pub database_names: [String; 2],
     /// The workspace's own limit for one statement, where it has one.
     pub query_timeout: Option<Duration>,
     /// The most client sessions of the workspace, where it has its own limit.
@@ -33,7 +31,12 @@ impl Route {
     ///
     /// # Errors
     /// When the workspace is gone or suspended, or has nothing for this kind of login yet.
-    pub fn find(login: &Login, snapshot: &Snapshot, policies: &Policies) -> Result<Self, SessionEnd> {
+    pub fn find(
+        login: &Login,
+        snapshot: &Snapshot,
+        policies: &Policies,
+        verdicts: &VerdictCache,
+    ) -> Result<Self, SessionEnd> {
         let entry = snapshot.workspace(&login.workspace).ok_or(SessionEnd::WorkspaceClosed("not there any more"))?;
         let workspace = &entry.workspace;
         if workspace.plane.status == PlaneStatus::Suspended {
@@ -51,17 +54,21 @@ impl Route {
                 backend: backend.clone(),
                 search_path: role.search_path(),
             },
-            role,
+            scope: verdicts.scope(&role, &[workspace.database.clone(), workspace.alias.clone()]),
             policy,
-            database_names: [workspace.database.clone(), workspace.alias.clone()],
             query_timeout: workspace.settings.query_timeout_ms.map(Duration::from_millis),
             sessions_max: workspace.settings.max_connections,
         })
     }
 
+    /// What the login may do.
+    pub fn role(&self) -> &RolePolicy {
+        self.scope.role()
+    }
+
     /// Whether the login may connect under this database name.
     pub fn opens(&self, database: &str) -> bool {
-        self.database_names.iter().any(|name| name == database)
+        self.scope.database_names().iter().any(|name| name == database)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::metrics::Direction;
 use crate::prepared::Statement;
 use crate::session::end::SessionEnd;
 use crate::session::exchange::{Message, Performed, Surroundings};
-use crate::session::guard::{function_call, rejudge, too_long, verdict};
+use crate::session::guard::{function_call, rejudge, remembered, too_long, verdict};
 use crate::sessions::Doing;
 use crate::upstream::READ_BYTES;
 
@@ -202,7 +202,11 @@ impl Relay {
     }
 
     /// Asks the judge, here for a short text, on a thread with a stack of its own for a long one.
-    fn judge(&mut self, surface: Surface, sql: &[u8], parse: Option<(String, Vec<u8>)>) {
+    fn judge(&mut self, surface: Surface, sql: &[u8], mut parse: Option<(String, Vec<u8>)>) {
+        self.message = remembered(&self.gate, &self.route, surface, sql, &mut parse);
+        if self.message.is_some() {
+            return;
+        }
         if !needs_big_stack(sql) {
             self.message = Some(verdict(&self.gate, &self.route, surface, sql, parse));
             return;

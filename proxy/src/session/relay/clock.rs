@@ -56,7 +56,7 @@ impl Relay {
 
     fn statement_timeout(&self) -> Duration {
         let general = Duration::from_millis(self.gate.config.limits.statement_timeout_ms);
-        let role = self.route.role.query_timeout_ms().map(Duration::from_millis);
+        let role = self.route.role().query_timeout_ms().map(Duration::from_millis);
         [self.route.query_timeout, role].into_iter().flatten().fold(general, Duration::min)
     }
 
