@@ -4,6 +4,8 @@
 //! cannot be wrong, and *all* its mistakes are reported, each with line and column. It must not decide about SQL: the judge
 //! and the GRANTs both read what stands here.
 //!
+//! `portcullis-proxy check --policy policy.toml --role <kind>` judges SQL with a document and, with `--grants`, prints its GRANTs.
+//!
 //! ```toml
 //! name = "storage"                            # the profile
 //! managed_schemas = ["dl_resolved", "dl_meta"] # belong to the platform; no kind may define there

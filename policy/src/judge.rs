@@ -1,6 +1,7 @@
 //! The verdict over one text: bounds, grammar, facts, and the role's rules over these facts. Pure: the same text, role and
 //! target always give the same answer.
 
+mod outline;
 mod refuse;
 mod rewrite;
 mod rules;
@@ -14,8 +15,9 @@ use crate::SQL_BYTES_MAX;
 use crate::classify::{Facts, classify};
 use crate::document::RolePolicy;
 use crate::scan::{self, Measure};
-use crate::verdict::{Denial, Kind, Passed, Permit, Surface, Target, Verdict};
+use crate::verdict::{Denial, Passed, Permit, Surface, Target, Verdict};
 
+pub use outline::Outline;
 use refuse::Refuse;
 use rules::Rules;
 
@@ -102,26 +104,13 @@ fn start_of(text: &str, statement: &pb::RawStmt) -> i32 {
 }
 
 fn passed(all: Vec<Facts<'_>>) -> Passed {
-    let mut reads = Vec::new();
-    let mut writes = Vec::new();
-    let mut functions = Vec::new();
-    let mut effects = Vec::new();
-    let mut ends = Vec::with_capacity(all.len());
-    let kind = all.iter().find(|facts| rules::works(facts)).or(all.first()).map_or(Kind::Empty, |facts| facts.kind);
-    let statements = all.len();
+    let Outline { kind, statements, reads, writes, functions } = Outline::of(&all);
     let literals_matter = !matches!(all.as_slice(), [facts] if rules::ignores_literals(facts));
+    let mut effects = Vec::new();
+    let mut ends = Vec::with_capacity(statements);
     for facts in all {
-        for used in &facts.uses {
-            let list = if used.access == crate::classify::Access::Read { &mut reads } else { &mut writes };
-            list.push(used.name.to_string());
-        }
-        functions.extend(facts.calls.iter().map(|call| call.name.to_string()));
         effects.extend(facts.effects);
         ends.push(effects.len());
-    }
-    for list in [&mut reads, &mut writes, &mut functions] {
-        list.sort_unstable();
-        list.dedup();
     }
     Passed { kind, statements, effects, ends, reads, writes, functions, literals_matter }
 }

@@ -67,3 +67,23 @@ impl fmt::Display for Rule {
         f.pad(self.id())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_find_every_rule_in_the_readme() {
+        let readme = include_str!("../../README.md");
+        let table: String = Rule::ALL.iter().map(|rule| format!("| `{}` | {} |\n", rule.id(), rule.about())).collect();
+        assert!(readme.contains(&table), "README.md must contain:\n{table}");
+    }
+
+    #[test]
+    fn ids_are_different() {
+        let mut ids: Vec<&str> = Rule::ALL.iter().map(|rule| rule.id()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), Rule::ALL.len());
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod cancel;
+pub mod check;
 pub mod gate;
 pub mod harden;
 pub mod listen;

@@ -1,16 +1,17 @@
 //! `portcullis-proxy`: reads its configuration, binds its two ports, serves, drains, ends.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, BufReader, BufWriter, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use portcullis_catalog::{CatalogError, Reader, ReaderOptions};
 use portcullis_config::{ConfigError, Environment, LogConfig, LogFormat, ProxyConfig};
 use portcullis_proxy::admin::{self, Admin};
+use portcullis_proxy::check::{self, Outcome};
 use portcullis_proxy::gate::Gate;
 use portcullis_proxy::metrics::Metrics;
 use portcullis_proxy::stop::{Ending, Signals};
@@ -41,6 +42,18 @@ struct Args {
     /// Once both ports are open, write their addresses to this file: {"wire":"host:port","admin":"host:port"}.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Judge SQL from standard input with a policy, without a server.
+    ///
+    /// Prints verdict, kind, reads, writes and functions of each text, and of a refused one what a client would be told.
+    /// Needs no configuration.
+    Check(Box<check::Arguments>),
 }
 
 /// Why the process did not start.
@@ -64,11 +77,31 @@ enum StartError {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Check(arguments)) = &args.command {
+        return check(arguments);
+    }
     match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// 0: all may pass; 1: something is refused; 2: the arguments, the policy, input or output.
+#[allow(clippy::print_stderr, reason = "the person who started it looks here")]
+fn check(arguments: &check::Arguments) -> ExitCode {
+    let input = BufReader::new(io::stdin());
+    match check::run(arguments, input, BufWriter::new(io::stdout())) {
+        Ok(Outcome::Passed) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("{error}");
+            if let Some(cause) = std::error::Error::source(&error) {
+                eprintln!("  {cause}");
+            }
+            ExitCode::from(2)
         }
     }
 }

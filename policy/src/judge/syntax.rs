@@ -37,7 +37,7 @@ fn offset(text: &str, message: &str) -> Option<usize> {
         return None;
     }
     if message.ends_with("at end of input") {
-        return Some(text.trim_end_matches([' ', '\t', '\n', '\r', ';']).len().min(text.len()));
+        return Some(text.len());
     }
     let (_, near) = message.split_once(" at or near \"")?;
     let near = near.strip_suffix('"')?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::verdict::{Effect, PinReason, TaintReason};
+use crate::verdict::{Effect, Kind, PinReason, TaintReason};
 use crate::{Policy, Surface};
 
 const STORAGE: &str = include_str!("../../../provisioner/profiles/storage/policy.toml");
@@ -615,6 +615,7 @@ fn syntax_errors_are_postgresqls_with_position() {
         ("SELECT 1 FROM FROM t", "syntax error at or near \"FROM\"", Some(15)),
         ("SELECT 'é', 1 1", "syntax error at or near \"1\"", Some(15)),
         ("SELECT (1", "syntax error at end of input", Some(10)),
+        ("SELECT (1 -- é\n", "syntax error at end of input", Some(16)),
         ("SELECT 'abc", "unterminated quoted string at or near \"'abc\"", Some(8)),
     ];
     for (sql, message, position) in rows {
