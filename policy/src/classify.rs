@@ -4,6 +4,7 @@
 //! expected at its place is refused (`node.unknown`). It collects facts and must not know any role's rights; only what no
 //! policy can allow is refused here.
 
+mod columns;
 mod define;
 mod names;
 mod query;
@@ -13,10 +14,11 @@ mod walk;
 
 use pg_query::protobuf as pb;
 
-use crate::document::DefineObject;
+use crate::document::{DefineObject, TableRule};
 use crate::rule::Rule;
 use crate::verdict::{Effect, Kind};
 
+pub(crate) use columns::{Exposed, Exposure, Touched, column_name};
 pub(crate) use names::{Name, strings};
 pub(crate) use session::{cast_to, constant};
 pub(crate) use statement::classify;
@@ -52,6 +54,7 @@ pub(crate) enum Access {
 pub(crate) struct Use<'t> {
     pub(crate) name: Name<'t>,
     pub(crate) access: Access,
+    pub(crate) touched: Touched<'t>,
     pub(crate) location: Location,
 }
 
@@ -115,8 +118,13 @@ pub(crate) enum SettingValue {
 #[derive(Debug)]
 pub(crate) struct Facts<'t> {
     pub(crate) kind: Kind,
+    /// Statements inside it that count for themselves: what changes data in WITH, EXPLAIN, PREPARE, a cursor or COPY, and
+    /// the parts of MERGE and ON CONFLICT.
+    pub(crate) inner: Vec<Kind>,
     pub(crate) location: Location,
     pub(crate) uses: Vec<Use<'t>>,
+    /// The first reference to what is not open of a watched table.
+    pub(crate) exposure: Option<Exposure<'t>>,
     pub(crate) calls: Vec<Call<'t>>,
     pub(crate) attributes: Vec<Attribute<'t>>,
     /// The names under which functions stand in FROM; `None` for one whose name is not known.
@@ -140,8 +148,10 @@ impl Facts<'_> {
     fn new(location: Location) -> Self {
         Self {
             kind: Kind::Other("statement"),
+            inner: Vec::new(),
             location,
             uses: Vec::new(),
+            exposure: None,
             calls: Vec::new(),
             attributes: Vec::new(),
             functions_in_from: Vec::new(),
@@ -210,6 +220,11 @@ struct Walker<'t> {
     facts: Facts<'t>,
     /// CTEs in scope, innermost last; they hide unqualified relation names.
     ctes: Vec<&'t str>,
+    /// Tables whose columns are looked at one by one, sorted by table and schema.
+    watched: &'t [TableRule],
+    /// Those in scope, innermost last, from `level` on those of the innermost query.
+    visible: Vec<columns::Visible<'t>>,
+    level: usize,
     /// Inside a definition, whose expressions run later.
     deferred: bool,
 }

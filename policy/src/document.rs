@@ -4,52 +4,23 @@
 //! cannot be wrong, and *all* its mistakes are reported, each with line and column. It must not decide about SQL: the judge
 //! and the GRANTs both read what stands here.
 //!
+//! The format, with every key, its default and who enforces it: `provisioner/profiles/README.md`.
+//!
 //! `portcullis-proxy check --policy policy.toml --role <kind>` judges SQL with a document and, with `--grants`, prints its GRANTs.
-//!
-//! ```toml
-//! name = "storage"                            # the profile
-//! managed_schemas = ["dl_resolved", "dl_meta"] # belong to the platform; no kind may define there
-//! customer_schemas = ["storage"]              # made empty; what kinds define belongs to them
-//!
-//! [[kind]]
-//! kind = "customer_db"            # the name in the API (1–32 of a–z, 0–9, _)
-//! role = "customer_db"            # the role's name in the contract, for metadata
-//! primary = true                  # exactly one kind; its user name has no suffix
-//! username_suffix = "read"        # of every other kind
-//! internal = false                # true: never revealed to anybody
-//! pooling = "transaction"         # or "session"
-//! batches = "one"                 # or "each": every statement of a Query judged, without a count
-//! read = ["dl_resolved", "storage"]
-//! write = ["storage"]             # INSERT, UPDATE, DELETE, MERGE, COPY FROM
-//! truncate = ["storage"]
-//! define = ["storage"]            # CREATE, ALTER, DROP, COMMENT
-//! define_objects = ["table", "index", "sequence"]   # also view, materialized_view, type, domain, statistics
-//! copy = true                     # COPY FROM STDIN and TO STDOUT
-//! unqualified_target = "public"   # absent: writes must be schema-qualified
-//! listen = false                  # LISTEN, NOTIFY
-//! advisory_locks = false          # session and transaction advisory locks
-//! temporary_tables = false
-//! functions = ["public.uuid_generate_v4"]           # beyond the built-in list, for extensions
-//! message_kind = "…"              # absent: the contract's D33
-//! message_target = "…"            # absent: the contract's D34
-//!
-//! [kind.settings]
-//! work_mem_kb_max = 65536
-//! search_path = ["public"]        # sent by the proxy at start, so RESET returns to it
-//!
-//! [kind.limits]                   # absent: no limit of the policy
-//! rows_max = 1000
-//! query_timeout_ms = 30000
-//! temp_file_kb_max = 1048576      # set on the role by the provisioner
-//! ```
 
 mod read;
+mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use read::Table;
+use read::{Picked, Table};
+
+use crate::settings::{self, Cap};
+use crate::verdict::Kind;
+
+pub(crate) use table::{Selection, TableRule};
 
 /// D33, to the letter.
 const MESSAGE_KIND: &str = "Only read statements or schema-qualified storage tables are supported.";
@@ -156,6 +127,9 @@ pub struct RolePolicy {
     pub(crate) truncate: BTreeSet<String>,
     pub(crate) define: BTreeSet<String>,
     pub(crate) define_objects: BTreeSet<DefineObject>,
+    /// Sorted by table and schema.
+    pub(crate) tables: Vec<TableRule>,
+    pub(crate) statements: Selection<Kind>,
     pub(crate) copy: bool,
     pub(crate) unqualified_target: Option<String>,
     pub(crate) listen: bool,
@@ -164,9 +138,12 @@ pub struct RolePolicy {
     pub(crate) functions: BTreeSet<String>,
     pub(crate) message_kind: String,
     pub(crate) message_target: String,
-    pub(crate) work_mem_kb_max: u64,
+    pub(crate) settings_allow: BTreeSet<String>,
+    pub(crate) settings_deny: BTreeSet<String>,
+    pub(crate) settings_max: BTreeMap<String, Cap>,
     pub(crate) search_path: Option<Vec<String>>,
     pub(crate) rows_max: Option<u64>,
+    pub(crate) bytes_max: Option<u64>,
     pub(crate) query_timeout_ms: Option<u64>,
     pub(crate) temp_file_kb_max: Option<u64>,
 }
@@ -202,9 +179,9 @@ impl RolePolicy {
         !self.internal
     }
 
-    /// Whether any schema takes writes or definitions.
+    /// Whether any schema or table takes writes or definitions.
     pub fn may_write(&self) -> bool {
-        !self.write.is_empty() || !self.define.is_empty()
+        !self.write.is_empty() || !self.define.is_empty() || self.tables.iter().any(|rule| !rule.write.is_none())
     }
 
     /// The schemas that may be read, sorted; those that may be written or defined in are among them.
@@ -243,6 +220,16 @@ impl RolePolicy {
         self.rows_max
     }
 
+    /// The most bytes of rows (as they travel, `DataRow` and `CopyData`) a statement may return, where the policy limits it.
+    pub fn bytes_max(&self) -> Option<u64> {
+        self.bytes_max
+    }
+
+    /// Whether sessions may make temporary tables, for which the role needs TEMPORARY on its database.
+    pub fn temporary_tables(&self) -> bool {
+        self.temporary_tables
+    }
+
     /// The longest a statement may run, in milliseconds, where the policy limits it.
     pub fn query_timeout_ms(&self) -> Option<u64> {
         self.query_timeout_ms
@@ -256,6 +243,18 @@ impl RolePolicy {
     /// Whether SQL may name `schema` for reading.
     pub(crate) fn reads(&self, schema: &str) -> bool {
         self.read.contains(schema)
+    }
+
+    /// Whether anything may be written to a table of this schema, which may have a rule of its own.
+    pub(crate) fn may_write_in(&self, schema: &str, table: &str) -> bool {
+        self.write.contains(schema) || self.rules_for(schema, table).next().is_some()
+    }
+
+    /// The rules for tables of this name; without a schema, those of every schema.
+    pub(crate) fn rules_for<'a>(&'a self, schema: &'a str, table: &'a str) -> impl Iterator<Item = &'a TableRule> {
+        let from = self.tables.partition_point(|rule| rule.table.as_str() < table);
+        let named = self.tables[from..].iter().take_while(move |rule| rule.table == table);
+        named.filter(move |rule| schema.is_empty() || rule.schema == schema)
     }
 
     /// The schema that a hint should name for the customer's own tables.
@@ -325,7 +324,8 @@ fn role_policy(table: &mut Table<'_, '_>, profile: &str, managed: &[String], cus
         let schemas = table.schemas(key);
         for schema in &schemas {
             if !allowed.iter().any(|list| list.contains(schema)) {
-                table.mistake_at(key, format!("schema `{schema}` is not declared for this at the top of the document"));
+                let known = allowed.concat().join(", ");
+                table.mistake_at(key, format!("schema `{schema}` is not declared for this; at the top stand: {known}"));
             }
         }
         schemas.into_iter().collect()
@@ -343,13 +343,14 @@ fn role_policy(table: &mut Table<'_, '_>, profile: &str, managed: &[String], cus
     let username_suffix = table.optional_name("username_suffix", 16);
     match (primary, &username_suffix) {
         (true, Some(_)) => table.mistake_at("username_suffix", "a primary kind has no username_suffix".to_owned()),
-        (false, None) => table.mistake("a kind that is not primary needs a `username_suffix`".to_owned()),
+        (false, None) => table.mistake("a kind that is not primary needs a `username_suffix`"),
         _ => {}
     }
     let unqualified_target = table.optional_name("unqualified_target", 63);
+    let tables = table::tables(table, managed, &read, &write);
     let mut role = RolePolicy {
         profile: profile.to_owned(),
-        kind: table.required_name("kind", 32),
+        kind: kind_name(table),
         contract_role: table.required_name("role", 63),
         primary,
         username_suffix,
@@ -361,28 +362,29 @@ fn role_policy(table: &mut Table<'_, '_>, profile: &str, managed: &[String], cus
         truncate,
         define,
         define_objects: table.choices("define_objects", &DefineObject::NAMES).into_iter().collect(),
+        tables,
+        statements: statements(table),
         copy: table.boolean("copy", true),
         unqualified_target,
         listen: table.boolean("listen", false),
         advisory_locks: table.boolean("advisory_locks", false),
         temporary_tables: table.boolean("temporary_tables", false),
-        functions: table.strings("functions").into_iter().collect(),
+        functions: functions(table),
         message_kind: table.string("message_kind").unwrap_or_else(|| MESSAGE_KIND.to_owned()),
         message_target: table.string("message_target").unwrap_or_else(|| MESSAGE_TARGET.to_owned()),
-        work_mem_kb_max: 65_536,
+        settings_allow: BTreeSet::new(),
+        settings_deny: BTreeSet::new(),
+        settings_max: BTreeMap::from([settings::default_cap()]),
         search_path: None,
         rows_max: None,
+        bytes_max: None,
         query_timeout_ms: None,
         temp_file_kb_max: None,
     };
-    table.table("settings", |settings| {
-        role.work_mem_kb_max = settings.integer("work_mem_kb_max", 64, 2_097_151).unwrap_or(role.work_mem_kb_max);
-        if settings.has("search_path") {
-            role.search_path = Some(settings.schemas("search_path"));
-        }
-    });
+    table.table("settings", |settings| settings_of(settings, &mut role));
     table.table("limits", |limits| {
-        role.rows_max = limits.integer("rows_max", 1, u64::MAX / 2);
+        role.rows_max = limits.integer("rows_max", 1, i64::MAX as u64);
+        role.bytes_max = limits.integer("bytes_max", 1, i64::MAX as u64);
         role.query_timeout_ms = limits.integer("query_timeout_ms", 1, 86_400_000);
         role.temp_file_kb_max = limits.integer("temp_file_kb_max", 0, i32::MAX as u64);
     });
@@ -397,6 +399,96 @@ fn role_policy(table: &mut Table<'_, '_>, profile: &str, managed: &[String], cus
         table.mistake_at("define_objects", "there is no schema in `define`".to_owned());
     }
     role
+}
+
+/// The kind's name; roles of the server are called after it, beside `owner` and the logins `…_a` and `…_b`.
+fn kind_name(table: &mut Table<'_, '_>) -> String {
+    let name = table.required_name("kind", 32);
+    if name == "owner" || name.ends_with("_a") || name.ends_with("_b") {
+        table
+            .mistake_at("kind", format!("`{name}` is taken: a kind is not called owner, and does not end in _a or _b"));
+    }
+    name
+}
+
+fn statements(table: &mut Table<'_, '_>) -> Selection<Kind> {
+    let kinds = |table: &mut Table<'_, '_>, names: Vec<(usize, String)>| {
+        let mut kinds = BTreeSet::new();
+        for (at, name) in names {
+            match Kind::CHOOSABLE.iter().find(|kind| kind.name() == name) {
+                Some(kind) => {
+                    kinds.insert(*kind);
+                }
+                None => {
+                    let known = Kind::CHOOSABLE.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+                    table.mistake_in(at, format!("`statements`: `{name}` is not one of {known}"));
+                }
+            }
+        }
+        kinds
+    };
+    match table.picked("statements", false) {
+        None | Some(Picked::All | Picked::None) => Selection::All,
+        Some(Picked::Only(names)) => Selection::Only(kinds(table, names)),
+        Some(Picked::Except(names)) => Selection::Except(kinds(table, names)),
+    }
+}
+
+fn functions(table: &mut Table<'_, '_>) -> BTreeSet<String> {
+    let mut functions = BTreeSet::new();
+    for (at, name) in table.texts("functions") {
+        let problem = match name.split_once('.') {
+            Some(("pg_catalog" | "information_schema", _)) => {
+                Some("PostgreSQL's own functions have a list of their own; only an extension's can be added")
+            }
+            Some((schema, function)) if !schema.is_empty() && !function.is_empty() && name.len() <= 127 => None,
+            _ => Some("must be schema.function, the function without arguments"),
+        };
+        match problem {
+            Some(problem) => table.mistake_in(at, format!("`functions`: `{name}`: {problem}")),
+            None => {
+                functions.insert(name);
+            }
+        }
+    }
+    functions
+}
+
+fn settings_of(table: &mut Table<'_, '_>, role: &mut RolePolicy) {
+    for (at, name) in table.texts("allow") {
+        match settings::may_be_added(&name) {
+            Ok(()) => {
+                role.settings_allow.insert(name);
+            }
+            Err(why) => table.mistake_in(at, format!("`allow`: `{name}` {why}")),
+        }
+    }
+    for (at, name) in table.texts("deny") {
+        if settings::is_built_in(&name) {
+            role.settings_deny.insert(name);
+        } else {
+            table.mistake_in(at, format!("`deny`: `{name}` is not among the parameters that may be set anyway"));
+        }
+    }
+    table.table("max", |max| {
+        for (at, name, text) in max.amounts() {
+            let settable = settings::is_built_in(&name) || role.settings_allow.contains(&name);
+            match Cap::parse(&name, &text) {
+                Ok(_) if !settable => max.mistake_in(at, format!("`{name}` must be in `allow` too")),
+                Ok(cap) => {
+                    role.settings_max.insert(name, cap);
+                }
+                Err(why) => max.mistake_in(at, format!("`{name}`: {why}")),
+            }
+        }
+    });
+    if table.has("search_path") {
+        let path = table.schemas("search_path");
+        for schema in path.iter().filter(|schema| *schema != "public" && !role.read.contains(*schema)) {
+            table.mistake_at("search_path", format!("schema `{schema}` must be in `read`, `write` or `define`"));
+        }
+        role.search_path = Some(path);
+    }
 }
 
 #[cfg(test)]

@@ -217,6 +217,12 @@ pub fn revoked_functions() -> &'static [&'static str] {
     table::REVOKED_FUNCTIONS
 }
 
+/// The names of the functions of `pg_catalog` of these special classes, sorted.
+pub(crate) fn special_names(wanted: &[Special]) -> Vec<&'static str> {
+    let is = |class: Class| matches!(class, Class::Special(special) if wanted.contains(&special));
+    table::FUNCTIONS.iter().filter(|row| is(row.1)).map(|row| row.0).collect()
+}
+
 /// The relations of `pg_catalog` that tell of others: SELECT is revoked from PUBLIC, and the gate refuses them. Sorted.
 ///
 /// Names that a server does not have are to be skipped.

@@ -72,7 +72,7 @@ fn pass<'t>(
     for statement in statements {
         let location = start_of(text, statement);
         let node = statement.stmt.as_deref().ok_or_else(|| refuse.empty())?;
-        let facts = classify(node, location).map_err(|refusal| refuse.classified(*refusal, location))?;
+        let facts = classify(node, location, &role.tables).map_err(|refusal| refuse.classified(*refusal, location))?;
         all.push(rules.apply(facts)?);
     }
     refuse.batch(surface, &all)?;

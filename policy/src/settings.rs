@@ -21,8 +21,6 @@ enum Rule {
     Empty,
     /// `heap`, in any case.
     Heap,
-    /// At most the policy's `work_mem_kb_max`.
-    WorkMem,
     /// Nothing, or schemas that the role may read.
     SearchPath,
     /// Anything for roles that may write; true for the others.
@@ -119,9 +117,119 @@ const SETTINGS: &[(&str, Rule)] = &[
     ("transaction_isolation", Rule::Any),
     ("transaction_read_only", Rule::ReadOnly),
     ("transaction_timeout", Rule::Any),
-    ("work_mem", Rule::WorkMem),
+    ("work_mem", Rule::Any),
     ("xmloption", Rule::Any),
 ];
+
+/// Parameters that a policy may add, beside those of extensions and applications, which have a dot in their name: they cost
+/// something, and nothing else depends on them.
+const ADDABLE: &[&str] = &[
+    "commit_delay",
+    "commit_siblings",
+    "gin_fuzzy_search_limit",
+    "gin_pending_list_limit",
+    "hash_mem_multiplier",
+    "maintenance_work_mem",
+    "max_parallel_maintenance_workers",
+    "synchronous_commit",
+    "xmlbinary",
+];
+
+/// What the values of a parameter with a cap count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// kB, where no unit is written.
+    Memory,
+    /// Milliseconds, where no unit is written; 0 stands for no limit at all.
+    Time,
+    /// Nothing.
+    Number,
+}
+
+/// Parameters that can have a cap, sorted.
+const CAPPABLE: &[(&str, Unit)] = &[
+    ("commit_delay", Unit::Number),
+    ("default_statistics_target", Unit::Number),
+    ("geqo_effort", Unit::Number),
+    ("geqo_threshold", Unit::Number),
+    ("hash_mem_multiplier", Unit::Number),
+    ("idle_in_transaction_session_timeout", Unit::Time),
+    ("idle_session_timeout", Unit::Time),
+    ("join_collapse_limit", Unit::Number),
+    ("lock_timeout", Unit::Time),
+    ("maintenance_work_mem", Unit::Memory),
+    ("max_parallel_maintenance_workers", Unit::Number),
+    ("max_parallel_workers_per_gather", Unit::Number),
+    ("statement_timeout", Unit::Time),
+    ("transaction_timeout", Unit::Time),
+    ("work_mem", Unit::Memory),
+];
+
+/// The most that a parameter may be set to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cap {
+    unit: Unit,
+    /// In kB, ms or pieces.
+    most: u64,
+}
+
+/// The cap that holds where a policy says nothing: 64 MB of `work_mem`.
+pub(crate) fn default_cap() -> (String, Cap) {
+    ("work_mem".to_owned(), Cap { unit: Unit::Memory, most: 65_536 })
+}
+
+impl Cap {
+    /// The cap of parameter `name` as a document writes it.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let Ok(at) = CAPPABLE.binary_search_by_key(&name, |(known, _)| known) else {
+            let known = CAPPABLE.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            return Err(format!("has no cap; these can have one: {known}"));
+        };
+        let unit = CAPPABLE[at].1;
+        match amount(text, unit) {
+            Some(most) if most > 0 => Ok(Self { unit, most }),
+            _ => Err(match unit {
+                Unit::Memory => "must be more than 0, in kB or with a unit: B, kB, MB, GB, TB".to_owned(),
+                Unit::Time => "must be more than 0, in ms or with a unit: us, ms, s, min, h, d".to_owned(),
+                Unit::Number => "must be a number more than 0".to_owned(),
+            }),
+        }
+    }
+
+    fn takes(&self, value: &str) -> bool {
+        match amount(value, self.unit) {
+            Some(0) => self.unit != Unit::Time,
+            Some(amount) => amount <= self.most,
+            None => false,
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self.unit {
+            Unit::Memory => format!("Use at most {}kB.", self.most),
+            Unit::Time => format!("Use at most {}ms, and not 0.", self.most),
+            Unit::Number => format!("Use at most {}.", self.most),
+        }
+    }
+}
+
+/// Whether the list has the parameter for every login, and a policy may take it away.
+pub(crate) fn is_built_in(name: &str) -> bool {
+    rule(name).is_some()
+}
+
+/// Whether a policy may add the parameter to the list.
+pub(crate) fn may_be_added(name: &str) -> Result<(), String> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '$');
+    let own = name.contains('.') && name.chars().all(word) && name.len() <= 63;
+    if is_built_in(name) {
+        return Err("may be set anyway".to_owned());
+    }
+    if own || ADDABLE.contains(&name) {
+        return Ok(());
+    }
+    Err(format!("cannot be added: take one with a dot in its name, in lower case, or of {}", ADDABLE.join(", ")))
+}
 
 fn rule(name: &str) -> Option<Rule> {
     let index = SETTINGS.binary_search_by_key(&name, |(known, _)| known).ok()?;
@@ -148,10 +256,15 @@ pub(crate) fn canonical(name: &str) -> String {
 
 /// Judges setting `name` (canonical) to `value`; `None` stands for its default, to which anything may return.
 pub(crate) fn value_allowed(role: &RolePolicy, name: &str, value: Option<&str>) -> Result<(), Box<Denial>> {
-    let rule = rule(name).ok_or_else(|| not_allowed(name))?;
+    let rule = rule_for(role, name).ok_or_else(|| not_allowed(name))?;
     let Some(value) = value else { return Ok(()) };
     if value.contains('\0') {
         return Err(value_refused(name, "the value contains a zero byte", "Send the value without it."));
+    }
+    if let Some(cap) = role.settings_max.get(name)
+        && !cap.takes(value)
+    {
+        return Err(value_refused(name, "the value is beyond the policy's limit", &cap.hint()));
     }
     match rule {
         Rule::Any => Ok(()),
@@ -166,13 +279,6 @@ pub(crate) fn value_allowed(role: &RolePolicy, name: &str, value: Option<&str>) 
         Rule::Empty => Err(value_refused(name, "only the empty value is allowed", "Leave the parameter alone.")),
         Rule::Heap if value.eq_ignore_ascii_case("heap") => Ok(()),
         Rule::Heap => Err(value_refused(name, "only heap is allowed", "Leave the parameter alone.")),
-        Rule::WorkMem => match kilobytes(value) {
-            Some(kb) if kb <= role.work_mem_kb_max => Ok(()),
-            _ => {
-                let hint = format!("Use at most {}kB.", role.work_mem_kb_max);
-                Err(value_refused(name, "the value is beyond the policy's limit", &hint))
-            }
-        },
         Rule::SearchPath => search_path(role, value),
         Rule::ReadOnly if role.may_write() || is_true(value) => Ok(()),
         Rule::ReadOnly => Err(value_refused(name, "this login only reads", "Leave transactions READ ONLY.")),
@@ -182,16 +288,25 @@ pub(crate) fn value_allowed(role: &RolePolicy, name: &str, value: Option<&str>) 
 
 /// Whether any value of the parameter passes, so that a bound one needs no look.
 pub(crate) fn any_value_allowed(role: &RolePolicy, name: &str) -> bool {
-    match rule(name) {
+    match rule_for(role, name) {
+        _ if role.settings_max.contains_key(name) => false,
         Some(Rule::Any | Rule::RelationKinds) => true,
         Some(Rule::ReadOnly) => role.may_write(),
         _ => false,
     }
 }
 
-/// Whether the parameter is on the list at all.
-pub(crate) fn is_listed(name: &str) -> bool {
-    rule(name).is_some()
+/// Whether the parameter is on the login's list at all.
+pub(crate) fn is_listed(role: &RolePolicy, name: &str) -> bool {
+    rule_for(role, name).is_some()
+}
+
+/// The rule of a parameter with what the policy adds and takes away.
+fn rule_for(role: &RolePolicy, name: &str) -> Option<Rule> {
+    if role.settings_deny.contains(name) {
+        return None;
+    }
+    rule(name).or_else(|| role.settings_allow.contains(name).then_some(Rule::Any))
 }
 
 fn not_allowed(name: &str) -> Box<Denial> {
@@ -241,23 +356,28 @@ fn is_true(value: &str) -> bool {
     ["on", "true", "yes", "1", "t", "y"].iter().any(|word| value.trim().eq_ignore_ascii_case(word))
 }
 
-/// A memory value in PostgreSQL's notation (`64MB`, `65536`, `0.5 GB`), rounded up to kB; a bare number is kB.
-fn kilobytes(value: &str) -> Option<u64> {
+/// A value in PostgreSQL's notation (`64MB`, `65536`, `0.5 GB`, `90s`), rounded up.
+fn amount(value: &str, unit: Unit) -> Option<u64> {
     let value = value.trim();
     let digits = value.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(value.len());
-    let (number, unit) = value.split_at(digits);
+    let (number, written) = value.split_at(digits);
     let number: f64 = number.parse().ok()?;
-    let factor = match unit.trim() {
-        "" | "kB" => 1.0,
-        "B" => 1.0 / 1024.0,
-        "MB" => 1024.0,
-        "GB" => 1024.0 * 1024.0,
-        "TB" => 1024.0 * 1024.0 * 1024.0,
+    let factor = match (unit, written.trim()) {
+        (_, "") | (Unit::Memory, "kB") | (Unit::Time, "ms") => 1.0,
+        (Unit::Memory, "B") => 1.0 / 1024.0,
+        (Unit::Memory, "MB") => 1024.0,
+        (Unit::Memory, "GB") => 1024.0 * 1024.0,
+        (Unit::Memory, "TB") => 1024.0 * 1024.0 * 1024.0,
+        (Unit::Time, "us") => 1.0 / 1000.0,
+        (Unit::Time, "s") => 1000.0,
+        (Unit::Time, "min") => 60_000.0,
+        (Unit::Time, "h") => 3_600_000.0,
+        (Unit::Time, "d") => 86_400_000.0,
         _ => return None,
     };
-    let kilobytes = (number * factor).ceil();
+    let amount = (number * factor).ceil();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the bound first")]
-    (kilobytes <= 1e15).then_some(kilobytes as u64)
+    (amount <= 1e15).then_some(amount as u64)
 }
 
 fn search_path(role: &RolePolicy, value: &str) -> Result<(), Box<Denial>> {

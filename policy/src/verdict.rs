@@ -197,6 +197,54 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kinds that a policy can choose from. The others only begin, end, show or give back something.
+    pub(crate) const CHOOSABLE: &[Self] = &[
+        Self::Select,
+        Self::Explain,
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Merge,
+        Self::CopyIn,
+        Self::CopyOut,
+        Self::Truncate,
+        Self::CreateTable,
+        Self::CreateTableAs,
+        Self::AlterTable,
+        Self::DropTable,
+        Self::CreateIndex,
+        Self::AlterIndex,
+        Self::DropIndex,
+        Self::CreateSequence,
+        Self::AlterSequence,
+        Self::DropSequence,
+        Self::CreateView,
+        Self::AlterView,
+        Self::DropView,
+        Self::CreateMaterializedView,
+        Self::AlterMaterializedView,
+        Self::RefreshMaterializedView,
+        Self::DropMaterializedView,
+        Self::CreateType,
+        Self::AlterType,
+        Self::DropType,
+        Self::CreateDomain,
+        Self::AlterDomain,
+        Self::DropDomain,
+        Self::CreateStatistics,
+        Self::AlterStatistics,
+        Self::DropStatistics,
+        Self::Comment,
+        Self::Lock,
+        Self::DeclareCursor,
+        Self::Fetch,
+        Self::Prepare,
+        Self::Execute,
+        Self::Listen,
+        Self::Notify,
+        Self::SetConstraints,
+    ];
+
     /// PostgreSQL's name for the command, in upper case.
     pub fn name(self) -> &'static str {
         match self {

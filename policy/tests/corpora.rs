@@ -15,14 +15,17 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 const D33: &str = "Only read statements or schema-qualified storage tables are supported.";
 const D34: &str = "Customer DB writes are only allowed for schema-qualified storage tables.";
 
-/// The profiles as they ship, by `profile/kind`.
+/// The profiles as they ship and the one of `columns.toml`, by `profile/kind`.
 struct Roles(HashMap<String, Arc<RolePolicy>>);
 
 impl Roles {
     fn load() -> Self {
         let mut roles = HashMap::new();
-        for profile in ["storage", "override", "design"] {
-            let path = root().join("provisioner/profiles").join(profile).join("policy.toml");
+        for profile in ["storage", "override", "design", "columns"] {
+            let path = match profile {
+                "columns" => corpus("columns.toml"),
+                _ => root().join("provisioner/profiles").join(profile).join("policy.toml"),
+            };
             let policy = Policy::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
             for kind in policy.kinds() {
                 roles.insert(format!("{profile}/{}", kind.kind()), kind.clone());

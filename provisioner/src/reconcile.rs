@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use portcullis_catalog::{Actor, CatalogError, PlaneStatus, Workspace};
+use portcullis_policy::grants;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -323,12 +324,15 @@ pub async fn intent_of(provisioner: &Provisioner, workspace: &Workspace) -> Resu
         walls: crate::walls::walls(),
         closed_functions: crate::walls::closed_functions(),
         grants: Vec::new(),
-        event_triggers: crate::walls::event_triggers(profile.policy.customer_schemas(), &names.owner()),
+        event_triggers: crate::walls::event_triggers(&profile.policy, &names.owner()),
         connections_max: connections_max(workspace),
     };
     for kind in profile.policy.kinds() {
         let group = names.group(kind.kind());
-        intent.grants.extend(portcullis_policy::grants::grants(kind, &group));
+        intent.grants.extend(grants::grants(kind, &group));
+        for other in profile.policy.kinds().iter().filter(|other| other.kind() != kind.kind()) {
+            intent.grants.extend(grants::shared_grants(kind, &group, other, &names.group(other.kind())));
+        }
         let Some(backend) = backends.iter().find(|role| role.kind == kind.kind()) else {
             intent.internal.push(group);
             continue;
@@ -340,6 +344,7 @@ pub async fn intent_of(provisioner: &Provisioner, workspace: &Workspace) -> Resu
             group,
             active: LoginIntent { name: backend.login.clone(), verifier },
             idle,
+            temporary_tables: kind.temporary_tables(),
             temp_file_limit: kind.temp_file_kb_max().map(|limit| format!("{limit}kB")),
         });
     }

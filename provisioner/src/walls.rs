@@ -3,7 +3,7 @@
 //! The lists are the policy's; here they become a few statements. One block takes everything away at once, since hundreds
 //! of single REVOKEs would be as many round trips.
 
-use portcullis_policy::grants;
+use portcullis_policy::{Policy, grants};
 
 use crate::names::literal;
 
@@ -56,8 +56,13 @@ pub fn closed_functions() -> Vec<String> {
 
 /// SQL that makes the event triggers.
 #[must_use]
-pub fn event_triggers(customer_schemas: &[String], owner: &str) -> Vec<String> {
-    grants::event_trigger_sql(customer_schemas, &[owner])
+pub fn event_triggers(policy: &Policy, owner: &str) -> Vec<String> {
+    let mut schemas = policy.customer_schemas().to_vec();
+    if policy.kinds().iter().any(|kind| kind.temporary_tables()) {
+        // What event triggers call every session's own schema for temporary objects.
+        schemas.push("pg_temp".to_owned());
+    }
+    grants::event_trigger_sql(&schemas, &[owner])
 }
 
 fn array(names: &[&str]) -> String {

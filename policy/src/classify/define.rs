@@ -290,6 +290,7 @@ impl<'t> Walker<'t> {
     /// SELECT … INTO and CREATE TABLE … AS.
     pub(super) fn into(&mut self, into: &'t pb::IntoClause) -> Walked {
         self.define_into(into, DefineObject::Table)?;
+        self.inner(Kind::CreateTableAs);
         self.facts.kind = Kind::CreateTableAs;
         Ok(())
     }
@@ -307,6 +308,7 @@ impl<'t> Walker<'t> {
             Ok(Obj::ObjectTable) => (DefineObject::Table, Kind::CreateTableAs),
             _ => return Err(node_refused("CREATE … AS")),
         };
+        self.inner(kind);
         self.facts.kind = kind;
         let into = create.into.as_ref().ok_or_else(|| node_refused("CREATE … AS"))?;
         self.define_into(into, object)?;

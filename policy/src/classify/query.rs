@@ -3,7 +3,8 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf as pb;
 
-use super::{Access, Location, Name, Use, Walked, Walker, node_refused, strings};
+use super::{Access, Location, Name, Touched, Use, Walked, Walker, node_refused, strings};
+use crate::verdict::Kind;
 
 /// Which relations of a FROM list are locked.
 #[derive(Clone, Copy)]
@@ -26,14 +27,31 @@ impl Locks<'_> {
 
 impl<'t> Walker<'t> {
     pub(super) fn record(&mut self, name: Name<'t>, access: Access, location: Location) {
-        self.facts.uses.push(Use { name, access, location });
+        self.facts.uses.push(Use { name, access, touched: Touched::Row, location });
     }
 
     /// The target of a statement that changes it: a CTE never hides it.
     pub(super) fn target(&mut self, relation: Option<&'t pb::RangeVar>, access: Access) -> Walked {
+        self.target_columns(relation, access, Touched::Row)
+    }
+
+    /// As [`Walker::target`], of some of its columns.
+    pub(super) fn target_columns(
+        &mut self,
+        relation: Option<&'t pb::RangeVar>,
+        access: Access,
+        touched: Touched<'t>,
+    ) -> Walked {
         let relation = relation.ok_or_else(|| node_refused("missing target"))?;
-        self.record(Name::of_relation(relation), access, relation.location);
+        self.facts.uses.push(Use { name: Name::of_relation(relation), access, touched, location: relation.location });
         Ok(())
+    }
+
+    /// A statement inside the statement that counts for itself.
+    pub(super) fn inner(&mut self, kind: Kind) {
+        if !self.facts.inner.contains(&kind) {
+            self.facts.inner.push(kind);
+        }
     }
 
     fn read(&mut self, relation: &'t pb::RangeVar, locked: bool) {
@@ -41,9 +59,10 @@ impl<'t> Walker<'t> {
         if !name.is_qualified() && self.ctes.contains(&name.name) {
             return;
         }
-        self.record(name, Access::Read, relation.location);
+        let (touched, location) = (Touched::Referenced, relation.location);
+        self.facts.uses.push(Use { name, access: Access::Read, touched, location });
         if locked {
-            self.record(name, Access::LockRows, relation.location);
+            self.facts.uses.push(Use { name, access: Access::LockRows, touched, location });
         }
     }
 
@@ -82,14 +101,16 @@ impl<'t> Walker<'t> {
 
     /// A query inside another statement: in WITH, FROM, a sublink, EXPLAIN, a cursor.
     pub(super) fn query(&mut self, node: &'t pb::Node, locked: bool) -> Walked {
-        match &node.node {
-            Some(NodeEnum::SelectStmt(select)) => self.select(select, locked),
-            Some(NodeEnum::InsertStmt(insert)) => self.insert(insert),
-            Some(NodeEnum::UpdateStmt(update)) => self.update(update),
-            Some(NodeEnum::DeleteStmt(delete)) => self.delete(delete),
-            Some(NodeEnum::MergeStmt(merge)) => self.merge(merge),
-            _ => Err(node_refused("query")),
-        }
+        let (kind, walked) = match &node.node {
+            Some(NodeEnum::SelectStmt(select)) => return self.select(select, locked),
+            Some(NodeEnum::InsertStmt(insert)) => (Kind::Insert, self.insert(insert)),
+            Some(NodeEnum::UpdateStmt(update)) => (Kind::Update, self.update(update)),
+            Some(NodeEnum::DeleteStmt(delete)) => (Kind::Delete, self.delete(delete)),
+            Some(NodeEnum::MergeStmt(merge)) => (Kind::Merge, self.merge(merge)),
+            _ => return Err(node_refused("query")),
+        };
+        self.inner(kind);
+        walked
     }
 
     /// `locked`: a locking clause around this subquery reaches into it.
@@ -117,6 +138,7 @@ impl<'t> Walker<'t> {
             rarg,
         } = select;
         let scope = self.enter(with_clause.as_ref())?;
+        let outer = self.open_scope(from_clause)?;
         if let Some(into) = into_clause {
             self.into(into)?;
         }
@@ -153,11 +175,33 @@ impl<'t> Walker<'t> {
         self.boxed(having_clause)?;
         self.nodes(window_clause)?;
         self.nodes(values_lists)?;
-        self.nodes(sort_clause)?;
+        for sort in sort_clause {
+            // A name that is an output column's is that one first.
+            if !self.sorts_by_output(sort, target_list) {
+                self.node(sort)?;
+            }
+        }
         self.boxed(limit_offset)?;
         self.boxed(limit_count)?;
+        self.close_scope(outer);
         self.leave(scope);
         Ok(())
+    }
+
+    /// `ORDER BY name` of a name that the target list gives by AS, without an operator of its own.
+    fn sorts_by_output(&self, sort: &pb::Node, targets: &[pb::Node]) -> bool {
+        if self.visible.is_empty() {
+            return false;
+        }
+        let Some(NodeEnum::SortBy(sort)) = &sort.node else { return false };
+        let key = sort.node.as_ref().and_then(|key| key.node.as_ref());
+        let Some(NodeEnum::ColumnRef(column)) = key else { return false };
+        let named = |name: &str| {
+            targets
+                .iter()
+                .any(|target| matches!(&target.node, Some(NodeEnum::ResTarget(target)) if target.name == name))
+        };
+        sort.use_op.is_empty() && matches!(super::strings(&column.fields).as_deref(), Some([name]) if named(name))
     }
 
     /// FROM of UPDATE, USING of DELETE and MERGE.
@@ -175,7 +219,10 @@ impl<'t> Walker<'t> {
             Some(NodeEnum::RangeSubselect(subselect)) => {
                 let alias = subselect.alias.as_ref().map_or("", |alias| &alias.aliasname);
                 let query = subselect.subquery.as_ref().ok_or_else(|| node_refused("subquery"))?;
-                self.query(query, locks.lock(alias))
+                if subselect.lateral {
+                    return self.query(query, locks.lock(alias));
+                }
+                self.beside(|walker| walker.query(query, locks.lock(alias)))
             }
             Some(NodeEnum::JoinExpr(join)) => {
                 for side in [&join.larg, &join.rarg].into_iter().flatten() {
@@ -220,33 +267,58 @@ impl<'t> Walker<'t> {
             with_clause,
             r#override: _,
         } = insert;
-        self.target(relation.as_ref(), Access::Write)?;
+        self.target_columns(relation.as_ref(), Access::Write, Touched::list(cols))?;
         let scope = self.enter(with_clause.as_ref())?;
         self.nodes(cols)?;
         if let Some(select) = select_stmt {
             self.query(select, false)?;
         }
+        let outer = self.open_scope(&[])?;
+        self.see_target(relation.as_ref())?;
         if let Some(conflict) = on_conflict_clause {
-            if let Some(infer) = &conflict.infer {
-                self.nodes(&infer.index_elems)?;
-                self.boxed(&infer.where_clause)?;
-            }
-            self.nodes(&conflict.target_list)?;
-            self.boxed(&conflict.where_clause)?;
+            self.on_conflict(relation.as_ref(), conflict)?;
         }
-        self.returning(returning_clause.as_ref())?;
+        self.returning(relation.as_ref(), returning_clause.as_ref())?;
+        self.close_scope(outer);
         self.leave(scope);
         Ok(())
     }
 
+    fn on_conflict(&mut self, relation: Option<&'t pb::RangeVar>, conflict: &'t pb::OnConflictClause) -> Walked {
+        if let Some(infer) = &conflict.infer {
+            for element in &infer.index_elems {
+                if let Some(NodeEnum::IndexElem(element)) = &element.node
+                    && !element.name.is_empty()
+                {
+                    self.may_be_any(&element.name, infer.location);
+                }
+            }
+            if !infer.conname.is_empty() {
+                // Nobody here knows the constraint's columns.
+                self.row(infer.location);
+            }
+            self.nodes(&infer.index_elems)?;
+            self.boxed(&infer.where_clause)?;
+        }
+        if !conflict.target_list.is_empty() {
+            self.inner(Kind::Update);
+            self.target_columns(relation, Access::Write, Touched::Columns(&conflict.target_list))?;
+        }
+        self.nodes(&conflict.target_list)?;
+        self.boxed(&conflict.where_clause)
+    }
+
     pub(super) fn update(&mut self, update: &'t pb::UpdateStmt) -> Walked {
         let pb::UpdateStmt { relation, target_list, where_clause, from_clause, returning_clause, with_clause } = update;
-        self.target(relation.as_ref(), Access::Write)?;
+        self.target_columns(relation.as_ref(), Access::Write, Touched::Columns(target_list))?;
         let scope = self.enter(with_clause.as_ref())?;
+        let outer = self.open_scope(from_clause)?;
+        self.see_target(relation.as_ref())?;
         self.read_items(from_clause)?;
         self.nodes(target_list)?;
         self.boxed(where_clause)?;
-        self.returning(returning_clause.as_ref())?;
+        self.returning(relation.as_ref(), returning_clause.as_ref())?;
+        self.close_scope(outer);
         self.leave(scope);
         Ok(())
     }
@@ -255,9 +327,12 @@ impl<'t> Walker<'t> {
         let pb::DeleteStmt { relation, using_clause, where_clause, returning_clause, with_clause } = delete;
         self.target(relation.as_ref(), Access::Write)?;
         let scope = self.enter(with_clause.as_ref())?;
+        let outer = self.open_scope(using_clause)?;
+        self.see_target(relation.as_ref())?;
         self.read_items(using_clause)?;
         self.boxed(where_clause)?;
-        self.returning(returning_clause.as_ref())?;
+        self.returning(relation.as_ref(), returning_clause.as_ref())?;
+        self.close_scope(outer);
         self.leave(scope);
         Ok(())
     }
@@ -271,27 +346,48 @@ impl<'t> Walker<'t> {
             returning_clause,
             with_clause,
         } = merge;
-        self.target(relation.as_ref(), Access::Write)?;
+        self.target_columns(relation.as_ref(), Access::Write, Touched::Referenced)?;
         let scope = self.enter(with_clause.as_ref())?;
-        if let Some(source) = source_relation {
-            self.read_item(source, Locks::None)?;
-        }
+        let source = source_relation.as_deref().map_or(&[][..], std::slice::from_ref);
+        let outer = self.open_scope(source)?;
+        self.see_target(relation.as_ref())?;
+        self.read_items(source)?;
         self.boxed(join_condition)?;
         for clause in merge_when_clauses {
             let Some(NodeEnum::MergeWhenClause(clause)) = &clause.node else { return Err(node_refused("WHEN")) };
-            self.boxed(&clause.condition)?;
-            self.nodes(&clause.target_list)?;
-            self.nodes(&clause.values)?;
+            self.merge_action(relation.as_ref(), clause)?;
         }
-        self.returning(returning_clause.as_ref())?;
+        self.returning(relation.as_ref(), returning_clause.as_ref())?;
+        self.close_scope(outer);
         self.leave(scope);
         Ok(())
     }
 
-    fn returning(&mut self, clause: Option<&'t pb::ReturningClause>) -> Walked {
+    /// One WHEN of a MERGE: what it does counts as the statement of that name.
+    fn merge_action(&mut self, relation: Option<&'t pb::RangeVar>, clause: &'t pb::MergeWhenClause) -> Walked {
+        let (kind, touched) = match pb::CmdType::try_from(clause.command_type) {
+            Ok(pb::CmdType::CmdNothing) => (None, Touched::Referenced),
+            Ok(pb::CmdType::CmdInsert) => (Some(Kind::Insert), Touched::list(&clause.target_list)),
+            Ok(pb::CmdType::CmdUpdate) => (Some(Kind::Update), Touched::Columns(&clause.target_list)),
+            Ok(pb::CmdType::CmdDelete) => (Some(Kind::Delete), Touched::Row),
+            _ => return Err(node_refused("WHEN")),
+        };
+        if let Some(kind) = kind {
+            self.inner(kind);
+            self.target_columns(relation, Access::Write, touched)?;
+        }
+        self.boxed(&clause.condition)?;
+        self.nodes(&clause.target_list)?;
+        self.nodes(&clause.values)
+    }
+
+    fn returning(&mut self, relation: Option<&'t pb::RangeVar>, clause: Option<&'t pb::ReturningClause>) -> Walked {
         match clause {
             // Its options only name OLD and NEW.
-            Some(pb::ReturningClause { options: _, exprs }) => self.nodes(exprs),
+            Some(pb::ReturningClause { options, exprs }) => {
+                self.see_returning(relation, options)?;
+                self.nodes(exprs)
+            }
             None => Ok(()),
         }
     }

@@ -5,7 +5,8 @@ use pg_query::NodeEnum as N;
 use pg_query::protobuf as pb;
 
 use super::{
-    Access, Location, Setting, SettingValue, Walked, Walker, clause_refused, kind_refused, node_refused, strings,
+    Access, Location, Setting, SettingValue, Touched, Walked, Walker, clause_refused, kind_refused, node_refused,
+    strings,
 };
 use crate::settings::{canonical, quote_identifier};
 use crate::verdict::{Effect, Kind, PinReason, TaintReason};
@@ -248,6 +249,7 @@ impl<'t> Walker<'t> {
     }
 
     pub(super) fn execute(&mut self, execute: &'t pb::ExecuteStmt) -> Walked {
+        self.inner(Kind::Execute);
         let name = self.session_name(&execute.name);
         self.effect(Effect::SqlExecute { name });
         self.nodes(&execute.params)
@@ -290,7 +292,7 @@ impl<'t> Walker<'t> {
     }
 
     pub(super) fn copy(&mut self, copy: &'t pb::CopyStmt) -> Walked {
-        let pb::CopyStmt { relation, query, attlist: _, is_from, is_program, filename, options, where_clause } = copy;
+        let pb::CopyStmt { relation, query, attlist, is_from, is_program, filename, options, where_clause } = copy;
         self.facts.copies = true;
         self.facts.kind = if *is_from { Kind::CopyIn } else { Kind::CopyOut };
         let location = self.facts.location;
@@ -301,7 +303,8 @@ impl<'t> Walker<'t> {
             return Err(clause_refused("COPY with a file on the server", "Use FROM STDIN or TO STDOUT.", location));
         }
         if let Some(relation) = relation {
-            self.target(Some(relation), if *is_from { Access::Write } else { Access::Read })?;
+            let access = if *is_from { Access::Write } else { Access::Read };
+            self.target_columns(Some(relation), access, Touched::list(attlist))?;
         }
         if let Some(query) = query {
             let kind = self.facts.kind;

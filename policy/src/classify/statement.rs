@@ -6,6 +6,7 @@ use pg_query::protobuf as pb;
 
 use super::walk::unknown;
 use super::{Access, Facts, Location, Refusal, Walked, Walker, clause_refused, kind_refused, node_refused};
+use crate::document::TableRule;
 use crate::verdict::Kind;
 
 /// `AccessShareLock` of lockdefs.h.
@@ -27,9 +28,14 @@ const EXPLAIN_OPTIONS: &[&str] = &[
     "format",
 ];
 
-/// Collects the facts of the statement that starts at `location`.
-pub(crate) fn classify(statement: &pb::Node, location: Location) -> Result<Facts<'_>, Box<Refusal>> {
-    let mut walker = Walker { facts: Facts::new(location), ctes: Vec::new(), deferred: false };
+/// Collects the facts of the statement that starts at `location`; of `watched` tables, references to closed columns too.
+pub(crate) fn classify<'t>(
+    statement: &'t pb::Node,
+    location: Location,
+    watched: &'t [TableRule],
+) -> Result<Facts<'t>, Box<Refusal>> {
+    let facts = Facts::new(location);
+    let mut walker = Walker { facts, ctes: Vec::new(), watched, visible: Vec::new(), level: 0, deferred: false };
     let node = statement.node.as_ref().ok_or_else(|| node_refused("empty statement"))?;
     match walker.statement(statement, node) {
         Ok(()) => Ok(walker.facts),
@@ -407,10 +413,12 @@ impl<'t> Walker<'t> {
             Some(N::ExecuteStmt(execute)) => self.execute(execute)?,
             Some(N::CreateTableAsStmt(create)) => self.create_table_as(create)?,
             Some(N::DeclareCursorStmt(declare)) => {
+                self.inner(Kind::DeclareCursor);
                 let inner = declare.query.as_ref().ok_or_else(|| node_refused("EXPLAIN"))?;
                 self.query(inner, false)?;
             }
             Some(N::RefreshMatViewStmt(refresh)) => {
+                self.inner(Kind::RefreshMaterializedView);
                 self.define(refresh.relation.as_ref(), crate::document::DefineObject::MaterializedView)?;
             }
             _ => self.query(query, false)?,

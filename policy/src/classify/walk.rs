@@ -363,6 +363,7 @@ impl<'t> Walker<'t> {
                 _ => return Err(node_refused("column reference")),
             }
         }
+        self.references(&column.fields, column.location);
         Ok(())
     }
 

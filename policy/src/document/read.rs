@@ -11,6 +11,14 @@ struct Mistakes {
     found: Vec<(usize, String)>,
 }
 
+/// Which of many names a key picks, each name with its place in the document.
+pub(super) enum Picked {
+    All,
+    None,
+    Only(Vec<(usize, String)>),
+    Except(Vec<(usize, String)>),
+}
+
 /// One table being read: which keys were asked for, and where mistakes go.
 pub(super) struct Table<'a, 'i> {
     values: &'a DeTable<'i>,
@@ -27,17 +35,11 @@ pub(super) fn document<T>(toml: &str, read: impl FnOnce(&mut Table<'_, '_>) -> T
         let start = error.span().map_or(0, |span| span.start);
         mistakes.found.push((start, error.message().to_owned()));
     }
-    let read_anything = mistakes.found.is_empty();
-    let mut value = None;
-    if read_anything {
-        let mut table = Table { values: root.get_ref(), start: 0, asked: BTreeSet::new(), mistakes: &mut mistakes };
-        value = Some(read(&mut table));
-        table.finish();
-    }
-    match value {
-        Some(value) if mistakes.found.is_empty() => Ok(value),
-        _ => Err(located(toml, mistakes.found)),
-    }
+    // What can be read beside broken syntax is read, for the mistakes in it.
+    let mut table = Table { values: root.get_ref(), start: 0, asked: BTreeSet::new(), mistakes: &mut mistakes };
+    let value = read(&mut table);
+    table.finish();
+    if mistakes.found.is_empty() { Ok(value) } else { Err(located(toml, mistakes.found)) }
 }
 
 fn located(toml: &str, mut found: Vec<(usize, String)>) -> DocumentErrors {
@@ -68,8 +70,13 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// A mistake about the whole table.
-    pub(super) fn mistake(&mut self, message: String) {
-        self.mistakes.found.push((self.start, message));
+    pub(super) fn mistake(&mut self, message: impl Into<String>) {
+        self.mistakes.found.push((self.start, message.into()));
+    }
+
+    /// A mistake at a byte of the document.
+    pub(super) fn mistake_in(&mut self, at: usize, message: String) {
+        self.mistakes.found.push((at, message));
     }
 
     /// A mistake in the value of `key`.
@@ -111,7 +118,7 @@ impl<'a, 'i> Table<'a, 'i> {
 
     pub(super) fn required_name(&mut self, key: &str, bytes_max: usize) -> String {
         if !self.has(key) {
-            self.mistake(format!("`{key}` is missing"));
+            self.mistake(format!("`{key}` is missing: 1 to {bytes_max} of a-z, 0-9 and _"));
         }
         self.optional_name(key, bytes_max).unwrap_or_default()
     }
@@ -139,8 +146,62 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    pub(super) fn strings(&mut self, key: &str) -> Vec<String> {
-        self.spanned_strings(key).into_iter().map(|(_, text)| text).collect()
+    /// Texts, each with its place in the document, none twice.
+    pub(super) fn texts(&mut self, key: &str) -> Vec<(usize, String)> {
+        let mut texts: Vec<(usize, String)> = Vec::new();
+        for (start, text) in self.spanned_strings(key) {
+            if texts.iter().any(|(_, other)| *other == text) {
+                self.mistakes.found.push((start, format!("`{key}`: `{text}` stands here twice")));
+            } else {
+                texts.push((start, text));
+            }
+        }
+        texts
+    }
+
+    /// `{ only = […] }` or `{ except = […] }`; `true` and `false` too, where the key is a `switch`.
+    pub(super) fn picked(&mut self, key: &str, switch: bool) -> Option<Picked> {
+        let value = self.value(key)?;
+        match (value.get_ref().as_bool(), value.get_ref().as_table()) {
+            (Some(true), _) if switch => return Some(Picked::All),
+            (Some(false), _) if switch => return Some(Picked::None),
+            (_, Some(_)) => {}
+            _ => {
+                let switches = if switch { "true, false, " } else { "" };
+                self.wrong_type(key, &format!("{switches}{{ only = […] }} or {{ except = […] }}"), value);
+                return None;
+            }
+        }
+        let mut picked = None;
+        self.table(key, |table| {
+            let (only, except) = (table.texts("only"), table.texts("except"));
+            match (table.has("only"), table.has("except")) {
+                (true, false) if only.is_empty() => table.mistake_at("only", "must name something".to_owned()),
+                (false, true) if except.is_empty() => table.mistake_at("except", "must name something".to_owned()),
+                (true, false) => picked = Some(Picked::Only(only)),
+                (false, true) => picked = Some(Picked::Except(except)),
+                _ => table.mistake(format!("`{key}` needs either `only` or `except`, a list of names")),
+            }
+        });
+        picked
+    }
+
+    /// The keys of this table and where their values stand, each a string or a whole number given as text.
+    pub(super) fn amounts(&mut self) -> Vec<(usize, String, String)> {
+        let mut amounts = Vec::new();
+        for (key, value) in self.values.iter() {
+            self.asked.insert(key.get_ref().to_string());
+            let text = match (value.get_ref().as_str(), value.get_ref().as_integer()) {
+                (Some(text), _) => text.to_owned(),
+                (None, Some(number)) => number.to_string(),
+                (None, None) => {
+                    self.wrong_type(key.get_ref(), "a whole number or a string with a unit", value);
+                    continue;
+                }
+            };
+            amounts.push((value.span().start, key.get_ref().to_string(), text));
+        }
+        amounts
     }
 
     fn spanned_strings(&mut self, key: &str) -> Vec<(usize, String)> {
@@ -165,7 +226,8 @@ impl<'a, 'i> Table<'a, 'i> {
         for (start, name) in self.spanned_strings(key) {
             let system = name.starts_with("pg_") || name == "information_schema";
             if system || !is_name(&name, 63) {
-                self.mistakes.found.push((start, format!("`{key}`: `{name}` cannot be a schema of a policy")));
+                let why = "must be 1 to 63 of a-z, 0-9 and _, and none of PostgreSQL's own schemas";
+                self.mistakes.found.push((start, format!("`{key}`: schema `{name}` {why}")));
             } else if names.contains(&name) {
                 self.mistakes.found.push((start, format!("`{key}`: `{name}` stands here twice")));
             } else {
@@ -232,7 +294,9 @@ impl<'a, 'i> Table<'a, 'i> {
     fn finish(self) {
         for (key, _) in self.values.iter() {
             if !self.asked.contains(key.get_ref().as_ref()) {
-                self.mistakes.found.push((key.span().start, format!("unknown key `{}`", key.get_ref())));
+                let known = self.asked.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+                let message = format!("unknown key `{}`; here stand {known}", key.get_ref());
+                self.mistakes.found.push((key.span().start, message));
             }
         }
     }

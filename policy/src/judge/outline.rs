@@ -29,8 +29,10 @@ impl Outline {
     pub fn of_text(text: &[u8]) -> Option<Self> {
         let (text, _) = bounded(text).ok()?;
         let tree = pg_query::parse(text, 0).ok()?.protobuf;
-        let facts =
-            tree.stmts.iter().map(|statement| classify(statement.stmt.as_deref()?, start_of(text, statement)).ok());
+        let facts = tree
+            .stmts
+            .iter()
+            .map(|statement| classify(statement.stmt.as_deref()?, start_of(text, statement), &[]).ok());
         Some(Self::of(&facts.collect::<Option<Vec<_>>>()?))
     }
 

@@ -4,8 +4,8 @@
 use pg_query::protobuf as pb;
 
 use super::rewrite;
-use crate::classify::{Access, Attribute, AttributeOf, Facts, Location, Name, Refusal, Use};
-use crate::document::{DefineObject, RolePolicy};
+use crate::classify::{Access, Attribute, AttributeOf, Exposed, Facts, Location, Name, Refusal, Use};
+use crate::document::{DefineObject, RolePolicy, Selection, TableRule};
 use crate::rule::Rule;
 use crate::scan::{COMMENT_DEPTH_MAX, DEPTH_MAX, NAME_BYTES_MAX, TooMuch};
 use crate::verdict::{Denial, Kind, Surface};
@@ -371,6 +371,94 @@ impl Refuse<'_> {
         self.named(denial("42501", Rule::RelationNotReadable, message, &why, &hint), &name.to_string(), location)
     }
 
+    /// A column, a row or new names for columns, of a table of which the login reads some columns only.
+    pub(super) fn closed_column(&self, rule: &TableRule, what: Exposed<'_>, location: Location) -> Box<Denial> {
+        let table = format!("{}.{}", rule.schema, rule.table);
+        if rule.read.is_none() {
+            return self.closed_table(rule, location);
+        }
+        let (object, why) = match what {
+            Exposed::Column(column) => (
+                format!("{table}.{column}"),
+                format!("it may be column {column} of {table}, which this login does not read"),
+            ),
+            Exposed::Row => (
+                table.clone(),
+                format!("this means whole rows of {table}, of which this login does not read every column"),
+            ),
+            Exposed::Renamed => {
+                (table.clone(), format!("columns of {table} that get other names cannot be told apart"))
+            }
+        };
+        let hint = match &rule.read {
+            Selection::Only(names) => format!(
+                "Name columns one by one, with the table in front; of {table} this login reads {}.",
+                listed(names)
+            ),
+            Selection::Except(names) => format!(
+                "Name columns one by one, with the table in front; of {table} this login reads all but {}.",
+                listed(names)
+            ),
+            Selection::All => String::new(),
+        };
+        let message = format!("permission denied for table {}", shown(&rule.table));
+        self.named(denial("42501", Rule::ColumnNotReadable, message, &why, &hint), &object, location)
+    }
+
+    /// A table that the policy keeps from a login which reads others of its schema.
+    pub(super) fn closed_table(&self, rule: &TableRule, location: Location) -> Box<Denial> {
+        let table = format!("{}.{}", rule.schema, rule.table);
+        let message = format!("permission denied for table {}", shown(&rule.table));
+        let why = format!("{table} is not among the tables that this login reads");
+        let hint = "Leave the table out; with a schema in front, another table of this name can be read.";
+        self.named(denial("42501", Rule::RelationNotReadable, message, &why, hint), &table, location)
+    }
+
+    /// A view of PostgreSQL's that shows values of columns.
+    pub(super) fn samples(&self, name: &Name<'_>, location: Location) -> Box<Denial> {
+        let message = format!("permission denied for view {}", name.name);
+        let why = format!("{} shows values of columns, and this login does not read every column", name.name);
+        let hint = "Compute what you need from the columns that this login reads.";
+        self.named(denial("42501", Rule::CatalogNotReadable, message, &why, hint), name.name, location)
+    }
+
+    /// A table that the policy keeps from writes.
+    pub(super) fn closed_target(&self, kind: Kind, rule: &TableRule, location: Location) -> Box<Denial> {
+        let table = format!("{}.{}", rule.schema, rule.table);
+        let why = format!("{kind}: {table} is not among the tables that this login writes");
+        let hint = self.general_hint();
+        self.named(denial("42501", Rule::TargetTable, self.role.message_target.clone(), &why, &hint), &table, location)
+    }
+
+    /// A column, or whole rows, of a table of which the login writes some columns only.
+    pub(super) fn closed_write(
+        &self,
+        kind: Kind,
+        rule: &TableRule,
+        column: Option<&str>,
+        location: Location,
+    ) -> Box<Denial> {
+        let table = format!("{}.{}", rule.schema, rule.table);
+        let (object, why) = match column {
+            Some(column) => {
+                (format!("{table}.{column}"), format!("{kind}: this login does not write column {column} of {table}"))
+            }
+            None => (table.clone(), format!("{kind}: whole rows of {table} are not this login's to write")),
+        };
+        let hint = match &rule.write {
+            Selection::Only(names) => {
+                format!("INSERT with a list of columns, or UPDATE; of {table} this login writes {}.", listed(names))
+            }
+            Selection::Except(names) => format!(
+                "INSERT with a list of columns, or UPDATE; of {table} this login writes all but {}.",
+                listed(names)
+            ),
+            Selection::All => String::new(),
+        };
+        let message = format!("permission denied for table {}", shown(&rule.table));
+        self.named(denial("42501", Rule::ColumnNotWritable, message, &why, &hint), &object, location)
+    }
+
     pub(super) fn secret_catalog(&self, name: &Name<'_>, location: Location) -> Box<Denial> {
         let message = format!("permission denied for table {}", name.name);
         let why = format!("{} tells of others than this workspace", name.name);
@@ -467,6 +555,16 @@ fn advice(kind: &str, writes: bool) -> &'static str {
         }
         _ => "",
     }
+}
+
+/// Names for a hint, bounded.
+fn listed(names: &std::collections::BTreeSet<String>) -> String {
+    const MOST: usize = 20;
+    let mut text = names.iter().take(MOST).map(|name| shown(name)).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST {
+        text.push_str(", …");
+    }
+    text
 }
 
 /// Whether the contract lists the kind for own tables (D31); a write inside WITH, EXPLAIN or PREPARE counts for itself.

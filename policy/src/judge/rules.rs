@@ -7,7 +7,8 @@ use pg_query::protobuf as pb;
 use super::refuse::Refuse;
 use crate::RESERVED_PREFIX;
 use crate::classify::{
-    Access, Attribute, AttributeOf, Call, Facts, Name, SettingValue, Use, cast_to, constant, strings,
+    Access, Attribute, AttributeOf, Call, Exposed, Facts, Name, SettingValue, Touched, Use, cast_to, column_name,
+    constant, strings,
 };
 use crate::document::{DefineObject, RolePolicy};
 use crate::functions::{self, Class, Special};
@@ -147,6 +148,10 @@ impl Rules<'_> {
         for used in &facts.uses {
             self.used(&facts, used)?;
         }
+        if let Some(exposure) = &facts.exposure {
+            let rule = &self.role.tables[exposure.table];
+            return Err(self.refuse.closed_column(rule, exposure.what, exposure.location));
+        }
         for name in &facts.session_names {
             let place = || self.refuse.place_of_session_name(&facts, name);
             if name.starts_with(RESERVED_PREFIX) {
@@ -184,6 +189,14 @@ impl Rules<'_> {
         let no = |why: &str, hint: &str| {
             Err(self.refuse.kind(facts.kind, Rule::StatementNotAllowed, why, hint, facts.location))
         };
+        let of_choice = Kind::CHOOSABLE.contains(&facts.kind).then_some(facts.kind);
+        for kind in of_choice.iter().chain(&facts.inner) {
+            if !self.role.statements.has(kind) {
+                let why = "it is not among this login's statements";
+                let hint = "Use another kind of statement, or another login.";
+                return Err(self.refuse.kind(*kind, Rule::StatementNotAllowed, why, hint, facts.location));
+            }
+        }
         if facts.copies && !self.role.copy {
             return no("this login does not use COPY", "");
         }
@@ -194,17 +207,23 @@ impl Rules<'_> {
     }
 
     fn used(&self, facts: &Facts<'_>, used: &Use<'_>) -> Judged {
-        let Use { name, access, location } = used;
+        let Use { name, access, touched, location } = used;
         self.database(name, *location)?;
         if self.may_be_cut(name.longest()) {
             return Err(self.refuse.name_too_long(name.name, self.refuse.place(facts, used)));
         }
         match access {
-            Access::Read => self.read(name, *location),
+            Access::Read => self.read(name, *touched, *location),
             Access::DefineTemporary if self.role.temporary_tables => Ok(()),
             Access::DefineTemporary => Err(self.refuse.target(facts, used, Rule::TargetTemporary)),
-            Access::Write | Access::LockRows => self.target(facts, used, |schema| self.role.write.contains(schema)),
-            Access::Truncate => self.target(facts, used, |schema| self.role.truncate.contains(schema)),
+            Access::Write | Access::LockRows => {
+                self.target(facts, used, |schema| self.role.may_write_in(schema, name.name))?;
+                self.written(facts.kind, used)
+            }
+            Access::Truncate => {
+                self.target(facts, used, |schema| self.role.truncate.contains(schema))?;
+                self.written(facts.kind, used)
+            }
             Access::LockTable | Access::Reference | Access::Sequence => {
                 self.target(facts, used, |schema| self.role.define.contains(schema))
             }
@@ -232,16 +251,68 @@ impl Rules<'_> {
         self.long_name && bytes > crate::scan::NAME_BYTES_MAX - 4
     }
 
-    fn read(&self, name: &Name<'_>, location: i32) -> Judged {
+    fn read(&self, name: &Name<'_>, touched: Touched<'_>, location: i32) -> Judged {
         match name.schema {
             // pg_catalog is searched first; anything else the grants decide.
             "" | "pg_catalog" if functions::revoked_relations().binary_search(&name.name).is_ok() => {
                 Err(self.refuse.secret_catalog(name, location))
             }
-            "" | "pg_catalog" | "information_schema" => Ok(()),
-            schema if self.role.reads(schema) => Ok(()),
-            _ => Err(self.refuse.unreadable(name, location)),
+            // They show values of every column that PostgreSQL lets the role read.
+            "" | "pg_catalog"
+                if SAMPLES.contains(&name.name) && self.role.tables.iter().any(|rule| !rule.read.is_all()) =>
+            {
+                Err(self.refuse.samples(name, location))
+            }
+            "pg_catalog" | "information_schema" => Ok(()),
+            schema => {
+                let mut ruled = false;
+                // A name without a schema may be that of any of these tables.
+                for rule in self.role.rules_for(schema, name.name) {
+                    ruled = true;
+                    if rule.read.is_none() {
+                        return Err(self.refuse.closed_table(rule, location));
+                    }
+                    let columns: &[pb::Node] = match touched {
+                        Touched::Referenced => &[],
+                        Touched::Row if rule.read.is_all() => &[],
+                        Touched::Row => return Err(self.refuse.closed_column(rule, Exposed::Row, location)),
+                        Touched::Columns(columns) => columns,
+                    };
+                    for column in columns.iter().filter_map(column_name) {
+                        if !rule.read.has(column) {
+                            return Err(self.refuse.closed_column(rule, Exposed::Column(column), location));
+                        }
+                    }
+                }
+                if ruled || schema.is_empty() || self.role.reads(schema) {
+                    return Ok(());
+                }
+                Err(self.refuse.unreadable(name, location))
+            }
         }
+    }
+
+    /// The columns of a table with rules of its own that a statement sets; the rows that it locks, deletes or truncates.
+    fn written(&self, kind: Kind, used: &Use<'_>) -> Judged {
+        let schema = if used.name.schema.is_empty() { self.role.unqualified_target.as_deref() } else { None };
+        let schema = schema.unwrap_or(used.name.schema);
+        for rule in self.role.rules_for(schema, used.name.name) {
+            if rule.write.is_none() {
+                return Err(self.refuse.closed_target(kind, rule, used.location));
+            }
+            let columns: &[pb::Node] = match used.touched {
+                Touched::Referenced => &[],
+                Touched::Row if rule.write.is_all() || used.access == Access::LockRows => &[],
+                Touched::Row => return Err(self.refuse.closed_write(kind, rule, None, used.location)),
+                Touched::Columns(columns) => columns,
+            };
+            for column in columns.iter().filter_map(column_name) {
+                if !rule.write.has(column) {
+                    return Err(self.refuse.closed_write(kind, rule, Some(column), used.location));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn readable_schema(&self, schema: &str) -> bool {
@@ -348,7 +419,8 @@ impl Rules<'_> {
         let Some(parts) = dotted(&text) else { return refuse("this is not a name") };
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let Some(name) = Name::of_parts(&parts) else { return refuse("this is not a name") };
-        let used = Use { name, access: Access::Sequence, location: call.location };
+        let (access, touched, location) = (Access::Sequence, Touched::Referenced, call.location);
+        let used = Use { name, access, touched, location };
         self.used(facts, &used)
     }
 
@@ -357,7 +429,7 @@ impl Rules<'_> {
             SettingValue::Text(value) => settings::value_allowed(self.role, &setting.name, Some(value)),
             SettingValue::Default => settings::value_allowed(self.role, &setting.name, None),
             SettingValue::Bound(_) if settings::any_value_allowed(self.role, &setting.name) => Ok(()),
-            SettingValue::Bound(_) if settings::is_listed(&setting.name) => {
+            SettingValue::Bound(_) if settings::is_listed(self.role, &setting.name) => {
                 let hint = "Write the value into the statement.";
                 Err(settings::value_refused(&setting.name, "its value must be judged, so it cannot be bound", hint))
             }
@@ -366,6 +438,9 @@ impl Rules<'_> {
         judged.map_err(|denial| self.refuse.located(denial, setting.location))
     }
 }
+
+/// Views of `pg_catalog` with samples of columns' values.
+const SAMPLES: &[&str] = &["pg_stats", "pg_stats_ext", "pg_stats_ext_exprs"];
 
 const CALL_HINT: &str = "Use functions that compute from their arguments or read your own data.";
 

@@ -40,6 +40,8 @@ pub struct KindIntent {
     pub active: LoginIntent,
     /// The login that waits for the next rotation: it may not log in.
     pub idle: String,
+    /// Whether its sessions may make temporary tables: a right on the database.
+    pub temporary_tables: bool,
     /// `temp_file_limit` of both, as PostgreSQL writes it (`1048576kB`). Only a superuser may set it.
     pub temp_file_limit: Option<String>,
 }
@@ -69,6 +71,15 @@ impl Intent {
             roles.extend([kind.group.clone(), kind.active.name.clone(), kind.idle.clone()]);
         }
         roles
+    }
+
+    /// What others than the owner may do with the database, as `role=PRIVILEGE`.
+    #[must_use]
+    pub fn database_privileges(&self) -> std::collections::BTreeSet<String> {
+        let connect = self.kinds.iter().flat_map(|kind| [&kind.active.name, &kind.idle]);
+        let temporary = self.kinds.iter().filter(|kind| kind.temporary_tables).map(|kind| &kind.group);
+        let connect = connect.map(|login| format!("{login}=CONNECT"));
+        connect.chain(temporary.map(|group| format!("{group}=TEMPORARY"))).collect()
     }
 
     /// A digest of all SQL in this intent: when it changes (another release, another policy), everything in the database

@@ -106,17 +106,15 @@ fn plan_memberships(intent: &Intent, cluster: &Cluster, steps: &mut Vec<Step>) {
 
 fn plan_database(intent: &Intent, cluster: &Cluster, steps: &mut Vec<Step>) {
     let (database, owner) = (intent.database.clone(), intent.owner.clone());
-    let logins: Vec<String> =
-        intent.kinds.iter().flat_map(|kind| [kind.active.name.clone(), kind.idle.clone()]).collect();
+    let wanted = intent.database_privileges();
     let Some(fact) = &cluster.database else {
         steps.push(Step::CreateDatabase { database: database.clone(), owner });
-        steps.push(Step::AdmitOnly { database, strip: vec![String::new()], logins });
+        steps.push(Step::AdmitOnly { database, strip: vec![String::new()], grant: wanted });
         return;
     };
     if fact.owner != owner {
         steps.push(Step::OwnDatabase { database: database.clone(), owner });
     }
-    let wanted: std::collections::BTreeSet<String> = logins.iter().map(|login| format!("{login}=CONNECT")).collect();
     if fact.privileges != wanted {
         let mut strip: Vec<String> = fact
             .privileges
@@ -125,7 +123,7 @@ fn plan_database(intent: &Intent, cluster: &Cluster, steps: &mut Vec<Step>) {
             .map(|(grantee, _)| grantee.to_owned())
             .collect();
         strip.dedup();
-        steps.push(Step::AdmitOnly { database, strip, logins });
+        steps.push(Step::AdmitOnly { database, strip, grant: wanted });
     }
 }
 
@@ -157,7 +155,14 @@ fn plan_inside(intent: &Intent, observed: &Observed, fresh: bool) -> Option<LayO
 
 fn changed(recorded: &Fingerprints, inside: &Inside) -> Vec<String> {
     let differs = |(name, digest): &(&String, &String)| inside.objects.get(*name) != Some(*digest);
-    recorded.iter().filter(differs).map(|(name, _)| name.clone()).collect()
+    // A table that was not there then has its rights yet to be given.
+    let relation = |name: &&String| {
+        ["grants on table ", "grants on view ", "grants on materialized view "]
+            .iter()
+            .any(|word| name.starts_with(word))
+    };
+    let new = inside.objects.keys().filter(relation).filter(|name| !recorded.contains_key(*name));
+    recorded.iter().filter(differs).map(|(name, _)| name).chain(new).cloned().collect()
 }
 
 fn is_privilege(name: &str) -> bool {

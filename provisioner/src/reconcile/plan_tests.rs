@@ -14,6 +14,7 @@ fn intent() -> Intent {
             group: "ws_1_k".to_owned(),
             active: LoginIntent { name: "ws_1_k_a".to_owned(), verifier: "SCRAM-SHA-256$v".to_owned() },
             idle: "ws_1_k_b".to_owned(),
+            temporary_tables: false,
             temp_file_limit: Some("9kB".to_owned()),
         }],
         internal: text("ws_1_i"),

@@ -1,5 +1,7 @@
 //! One thing to do on a server, as data, and the SQL that does it. Every step may be done again without harm.
 
+use std::collections::BTreeSet;
+
 use super::intent::Intent;
 use crate::names::{ident, literal};
 
@@ -98,14 +100,14 @@ pub enum Step {
         /// Its owner.
         owner: String,
     },
-    /// Nobody but these logins may connect, and they may do nothing else.
+    /// Nobody but these may do anything with the database, and nothing but this.
     AdmitOnly {
         /// The database.
         database: String,
         /// Whoever holds something on it now and should not, PUBLIC as the empty name.
         strip: Vec<String>,
-        /// Who may connect.
-        logins: Vec<String>,
+        /// Who may what, as `role=PRIVILEGE`.
+        grant: BTreeSet<String>,
     },
     /// Lay out the inside of the database: schemas, views, owners, walls, grants, event triggers.
     LayOut(LayOut),
@@ -172,7 +174,7 @@ impl Step {
             Step::OwnDatabase { database, owner } => {
                 format!("ALTER DATABASE {} OWNER TO {};\n", ident(database), ident(owner))
             }
-            Step::AdmitOnly { database, strip, logins } => admit_only(database, strip, logins),
+            Step::AdmitOnly { database, strip, grant } => admit_only(database, strip, grant),
             Step::LayOut(layout) => lay_out(intent, layout),
         }
     }
@@ -212,15 +214,21 @@ fn alter_role(role: &Role, demote: bool, reset_in: &[String]) -> String {
     sql
 }
 
-fn admit_only(database: &str, strip: &[String], logins: &[String]) -> String {
+fn admit_only(database: &str, strip: &[String], grant: &BTreeSet<String>) -> String {
     let database = ident(database);
     let mut sql = String::new();
     for grantee in strip {
         let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { ident(grantee) };
         sql.push_str(&format!("REVOKE ALL ON DATABASE {database} FROM {grantee};\n"));
     }
-    let logins: Vec<String> = logins.iter().map(|login| ident(login)).collect();
-    sql.push_str(&format!("GRANT CONNECT ON DATABASE {database} TO {};\n", logins.join(", ")));
+    for privilege in ["CONNECT", "TEMPORARY"] {
+        let to =
+            |granted: &String| granted.rsplit_once('=').filter(|(_, p)| *p == privilege).map(|(role, _)| ident(role));
+        let roles: Vec<String> = grant.iter().filter_map(to).collect();
+        if !roles.is_empty() {
+            sql.push_str(&format!("GRANT {privilege} ON DATABASE {database} TO {};\n", roles.join(", ")));
+        }
+    }
     sql
 }
 

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod columns;
 mod credentials;
 mod fixture;
 mod http;

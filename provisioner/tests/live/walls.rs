@@ -6,7 +6,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::fixture::Sidecar;
 
-async fn backend(sidecar: &Sidecar, workspace: &Workspace, kind: &str) -> Client {
+pub async fn backend(sidecar: &Sidecar, workspace: &Workspace, kind: &str) -> Client {
     let roles = sidecar.provisioner.store.backend_roles(&workspace.id).await.unwrap();
     let role = roles.iter().find(|role| role.kind == kind).unwrap();
     let url = format!("{} options='-c role={}'", sidecar.cluster.url(&role.login, &workspace.database), role.role);
@@ -16,7 +16,7 @@ async fn backend(sidecar: &Sidecar, workspace: &Workspace, kind: &str) -> Client
 }
 
 /// Runs it and undoes it; the SQLSTATE of a refusal.
-async fn attempt(client: &Client, sql: &str) -> Option<String> {
+pub async fn attempt(client: &Client, sql: &str) -> Option<String> {
     let result = client.batch_execute(&format!("BEGIN; {sql}; ROLLBACK")).await;
     let state = result
         .err()
