@@ -1,14 +1,21 @@
 //! What a verdict costs: remembered by text, remembered by shape, judged; beside PostgreSQL's parser alone.
 //!
 //! `cargo bench -p portcullis-policy` measures time with criterion. `policy/benches/instructions` counts instructions
-//! under callgrind instead: with `--rounds N TEXT WAY` this program does one thing N times and nothing else.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a program, not a library")]
+//! under callgrind instead: with `--rounds N TEXT WAY` this program does one thing N times and nothing else. `--worst` tells
+//! time and memory of the most expensive texts that the bounds let through, each in a process of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a program, not a library"
+)]
 
 use std::fmt::Write as _;
 use std::hint::black_box;
 
 use criterion::Criterion;
-use portcullis_policy::{Policy, Scope, Surface, Target, VerdictCache, judge};
+use portcullis_policy::{Policy, Scope, Surface, Target, Verdict, VerdictCache, judge};
 
 const WAYS: [&str; 4] = ["hit", "shape", "miss", "parse"];
 
@@ -72,6 +79,57 @@ fn bi() -> String {
         GROUP BY GROUPING SETS ((1, 2, 3, 4, 5), (1), ()) HAVING count(*) > # ORDER BY 2 DESC NULLS LAST, 1 LIMIT #"
 }
 
+/// Texts that grow until a bound stops them: what begins, what is repeated, what ends.
+const GROWING: [(&str, &str, &str, &str); 9] = [
+    ("names", "SELECT a", ",a", ""),
+    ("calls", "SELECT abs(1)", ",abs(1)", ""),
+    ("casts", "SELECT 1::int", ",1::int", ""),
+    ("subqueries", "SELECT (SELECT 1)", ",(SELECT 1)", ""),
+    ("rows", "INSERT INTO storage.t VALUES (1)", ",(1)", ""),
+    ("in_list", "SELECT 1 WHERE 1 IN (1", ",1", ")"),
+    ("conditions", "SELECT 1 WHERE a=1", " OR a=1", ""),
+    ("cases", "SELECT CASE WHEN a THEN b END", ",CASE WHEN a THEN b END", ""),
+    ("tables", "SELECT 1 FROM storage.t", ",storage.t", ""),
+];
+
+fn grown(name: &str, times: usize) -> String {
+    let (_, begin, more, end) = GROWING.iter().find(|(known, ..)| *known == name).expect("a known text");
+    format!("{begin}{}{end}", more.repeat(times))
+}
+
+/// Prints, for each kind of text, the largest that is parsed at all, and what judging it takes.
+fn worst(program: &str) {
+    println!("{:<12} {:>10} {:>10} {:>12}", "text", "bytes", "ms", "peak MB");
+    for (name, ..) in GROWING {
+        let mut times = 1 << 20;
+        let output = loop {
+            let arguments = ["--worst-of", name, &times.to_string()];
+            let output = std::process::Command::new(program).args(arguments).output().unwrap();
+            if output.status.success() {
+                break output.stdout;
+            }
+            times = times * 15 / 16;
+        };
+        print!("{}", String::from_utf8(output).unwrap());
+    }
+}
+
+/// One of them: fails where a bound refuses it.
+fn worst_of(name: &str, times: usize) {
+    let bench = Bench::new();
+    let text = grown(name, times);
+    let started = std::time::Instant::now();
+    let (verdict, _) = bench.cache.judge(&bench.scope, Surface::SimpleQuery, text.as_bytes());
+    let millis = started.elapsed().as_millis();
+    if let Verdict::Deny(denial) = verdict {
+        assert!(!denial.sqlstate.starts_with("54"), "{}", denial.message);
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("{name:<12} {:>10} {millis:>10} {:>12}", text.len(), peak / 1024);
+}
+
 struct Bench {
     cache: VerdictCache,
     scope: Scope,
@@ -116,6 +174,8 @@ fn main() {
                 bench.go(way, text, other);
             }
         }
+        [program, "--worst"] => worst(program),
+        [_, "--worst-of", name, times] => worst_of(name, times.parse().expect("a number")),
         _ => {
             let bench = Bench::new();
             let mut criterion = Criterion::default().configure_from_args();
