@@ -175,6 +175,9 @@ impl Rules<'_> {
             return Err(self.refuse.attribute(attribute));
         }
         let mut effects = Vec::new();
+        if facts.uses.iter().any(|used| makes_temporary(facts.kind, used)) {
+            pin(&mut effects, PinReason::TemporaryTable, TaintReason::SessionObject);
+        }
         for call in &facts.calls {
             self.call(&facts, call, &mut effects)?;
         }
@@ -212,6 +215,9 @@ impl Rules<'_> {
         if self.may_be_cut(name.longest()) {
             return Err(self.refuse.name_too_long(name.name, self.refuse.place(facts, used)));
         }
+        if self.role.temporary_tables && name.schema == TEMPORARY {
+            return self.temporary(facts, used);
+        }
         match access {
             Access::Read => self.read(name, *touched, *location),
             Access::DefineTemporary if self.role.temporary_tables => Ok(()),
@@ -236,6 +242,15 @@ impl Rules<'_> {
                 }
                 self.target(facts, used, |schema| may && self.role.define.contains(schema))
             }
+        }
+    }
+
+    /// The session's own temporary tables, with their indexes and sequences.
+    fn temporary(&self, facts: &Facts<'_>, used: &Use<'_>) -> Judged {
+        match used.access {
+            Access::Define(DefineObject::Table | DefineObject::Index | DefineObject::Sequence) => Ok(()),
+            Access::Define(_) => Err(self.refuse.target(facts, used, Rule::TargetTemporary)),
+            _ => Ok(()),
         }
     }
 
@@ -436,6 +451,18 @@ impl Rules<'_> {
             SettingValue::Bound(_) => settings::value_allowed(self.role, &setting.name, None),
         };
         judged.map_err(|denial| self.refuse.located(denial, setting.location))
+    }
+}
+
+/// PostgreSQL's name for the schema of the session's own temporary objects.
+const TEMPORARY: &str = "pg_temp";
+
+/// Whether a use leaves a temporary object behind. REFRESH CONCURRENTLY drops its own again.
+fn makes_temporary(kind: Kind, used: &Use<'_>) -> bool {
+    match used.access {
+        Access::DefineTemporary => kind != Kind::RefreshMaterializedView,
+        Access::Define(_) => used.name.schema == TEMPORARY,
+        _ => false,
     }
 }
 
