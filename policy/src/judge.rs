@@ -14,7 +14,7 @@ use pg_query::protobuf as pb;
 use crate::SQL_BYTES_MAX;
 use crate::classify::{Facts, classify};
 use crate::document::RolePolicy;
-use crate::scan::{self, Measure};
+use crate::scan::{self, DEPTH_MAX, Measure};
 use crate::verdict::{Denial, Passed, Permit, Surface, Target, Verdict};
 
 pub use outline::Outline;
@@ -27,28 +27,41 @@ use rules::Rules;
 /// nearly all of it in the decoder of the parser's tree. Only what is touched costs memory.
 pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 192 << 20 } else { 64 << 20 };
 
-/// Texts up to this length and depth are judged within 2 MB of stack and some milliseconds.
-const SMALL_BYTES_MAX: usize = 8 * 1024;
-const SMALL_DEPTH_MAX: usize = 40;
+/// What judging a text takes, as its length and one pass over it tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// 2 MB of stack and a few milliseconds at most: any worker may do it in place.
+    Small,
+    /// Up to 64 MB of memory, a tenth of a second, and a stack of [`STACK_BYTES`].
+    Medium,
+    /// Up to 550 MB, a second or two, and a stack of [`STACK_BYTES`]: there should be few of these at a time.
+    Large,
+}
 
-/// Whether judging `text` may need more stack or time than an ordinary worker should give.
-///
-/// A text that is small in length and depth is judged in place; any other belongs on a thread with a stack of
-/// [`STACK_BYTES`], of which there should be few at a time: the largest tree that passes takes some 550 MB and a second or
-/// two. A text that is refused before parsing counts as small.
-pub fn needs_big_stack(text: &[u8]) -> bool {
+/// The bounds of [`Effort::Small`]: bytes of the text, depth and kB of its tree.
+const SMALL: (usize, usize, usize) = (8 * 1024, 40, 4 * 1024);
+/// The bounds of [`Effort::Medium`].
+const MEDIUM: (usize, usize, usize) = (128 * 1024, DEPTH_MAX, 64 * 1024);
+
+/// What judging `text` will take. A text that is refused before it is parsed takes next to nothing.
+pub fn effort(text: &[u8]) -> Effort {
     if text.len() > SQL_BYTES_MAX {
-        return false;
+        return Effort::Small;
     }
-    match std::str::from_utf8(text).map(scan::measure) {
-        Ok(Ok(measure)) => text.len() > SMALL_BYTES_MAX || measure.depth > SMALL_DEPTH_MAX,
-        _ => false,
+    let Ok(Ok(measure)) = std::str::from_utf8(text).map(scan::measure) else { return Effort::Small };
+    let within = |(bytes, depth, tree_kb): (usize, usize, usize)| {
+        text.len() <= bytes && measure.depth <= depth && measure.tree_kb <= tree_kb
+    };
+    match () {
+        () if within(SMALL) => Effort::Small,
+        () if within(MEDIUM) => Effort::Medium,
+        () => Effort::Large,
     }
 }
 
 /// Judges `text` (without a terminating NUL) for `role`.
 ///
-/// Needs a stack of [`STACK_BYTES`] unless [`needs_big_stack`] says otherwise.
+/// Needs a stack of [`STACK_BYTES`] unless its [`effort`] is small.
 pub fn judge(role: &RolePolicy, surface: Surface, text: &[u8], target: &Target<'_>) -> Verdict {
     match pass(role, surface, text, target) {
         Ok((text, passed)) => Verdict::Allow(Permit::new(text, passed)),

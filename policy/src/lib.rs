@@ -21,7 +21,7 @@ mod verdict;
 
 pub use cache::{CacheSize, Found, Scope, VerdictCache};
 pub use document::{DocumentError, DocumentErrors, Policy, Pooling, RolePolicy};
-pub use judge::{Outline, STACK_BYTES, judge, needs_big_stack};
+pub use judge::{Effort, Outline, STACK_BYTES, effort, judge};
 pub use rule::Rule;
 pub use settings::judge_setting;
 pub use verdict::{Denial, Effect, Kind, Permit, PinReason, Surface, TaintReason, Target, Verdict};

@@ -30,6 +30,8 @@ pub(crate) const NAME_BYTES_MAX: usize = 63;
 pub(crate) struct Measure {
     /// An upper bound for the depth of the tree.
     pub(crate) depth: usize,
+    /// What the tree may take in memory, roughly, in kB; the time to make it goes with that.
+    pub(crate) tree_kb: usize,
     /// Some identifier is longer than [`NAME_BYTES_MAX`].
     pub(crate) long_name: bool,
 }
@@ -66,7 +68,7 @@ pub(crate) fn measure(text: &str) -> Result<Measure, TooMuch> {
     if depth > DEPTH_MAX {
         return Err(TooMuch::Tree(text.len()));
     }
-    Ok(Measure { depth, long_name: lexer.long_name })
+    Ok(Measure { depth, tree_kb, long_name: lexer.long_name })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use portcullis_policy::{Policy, Surface, Target, Verdict};
+use portcullis_policy::{Effort, Policy, Surface, Target, Verdict, effort};
 
 /// Judges on the stack that the judge asks for; the rule that refused, or `allow`.
 fn judge(text: Vec<u8>) -> String {
@@ -152,4 +152,25 @@ fn bytes_that_are_no_text_are_refused() {
     for text in refused {
         assert_ne!(judge(text.to_vec()), "allow", "{text:?}");
     }
+}
+
+#[test]
+fn what_costs_much_is_told_beforehand() {
+    let names = |count: usize| format!("SELECT a{}", ",a".repeat(count));
+    for (text, expect) in [
+        ("SELECT 1".to_owned(), Effort::Small),
+        (names(900), Effort::Small),
+        // Short in bytes, yet a tree of many nodes.
+        (names(1_100), Effort::Medium),
+        (format!("SELECT '{}'", "x".repeat(9_000)), Effort::Medium),
+        (format!("SELECT 1{}", "+1".repeat(50)), Effort::Medium),
+        (names(20_000), Effort::Large),
+        (format!("SELECT '{}'", "x".repeat(200_000)), Effort::Large),
+        // Refused before they are parsed.
+        (names(400_000), Effort::Small),
+        (format!("SELECT '{}'", "x".repeat(2 << 20)), Effort::Small),
+    ] {
+        assert_eq!(effort(text.as_bytes()), expect, "{}…", &text[..text.len().min(40)]);
+    }
+    assert_eq!(effort(b"SELECT '\xff'"), Effort::Small);
 }

@@ -25,8 +25,6 @@ use crate::tls::Tls;
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// How long a look into the catalog may hold up a login.
 const LOOK_MAX: Duration = Duration::from_secs(2);
-/// Long texts that are judged at once, each on a thread of its own.
-const LONG_TEXTS_MAX: usize = 4;
 
 /// The shared state of one proxy process.
 pub struct Gate {
@@ -77,7 +75,7 @@ impl Gate {
         Ok(Arc::new(Self {
             clients: Arc::new(Semaphore::new(config.listen.clients_max)),
             handshakes: Semaphore::new(config.listen.handshakes_max),
-            long_texts: LongTexts::new(LONG_TEXTS_MAX),
+            long_texts: LongTexts::new(std::thread::available_parallelism().map_or(1, usize::from)),
             draining: CancellationToken::new(),
             pools: Pools::new(config.pool.clone(), key, metrics.clone()),
             cancels: Arc::default(),

@@ -1,17 +1,26 @@
 //! Who may have a long text judged, and when.
 //!
-//! The longest text that the judge's bounds let through costs seconds and some hundred megabytes, so such texts are
-//! judged apart from the workers, a few at a time, and no workspace has more than one of them under way: a tenant that
-//! sends many waits for itself.
+//! The longest text that the judge's bounds let through costs seconds and some hundred megabytes, so long texts are judged
+//! apart from the workers, a few at a time, and no workspace has more than one of them under way: a tenant that sends
+//! many waits for itself. Large ones have places of their own, so that whoever sends a medium one does not wait for them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portcullis_catalog::WorkspaceId;
+use portcullis_policy::Effort;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Large texts at once, at most: each may take half a gigabyte.
+const LARGE_MAX: usize = 4;
 
 /// Places for judging long texts.
 pub struct LongTexts {
+    medium: Places,
+    large: Places,
+}
+
+struct Places {
     all: Arc<Semaphore>,
     of_workspace: Mutex<HashMap<WorkspaceId, Arc<Semaphore>>>,
 }
@@ -23,13 +32,27 @@ pub struct Turn {
 }
 
 impl LongTexts {
-    /// At most `most` at once.
-    pub fn new(most: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(most)), of_workspace: Mutex::default() }
+    /// As many medium ones at once as there are processors, and half as many large ones.
+    pub fn new(processors: usize) -> Self {
+        let large = (processors / 2).clamp(1, LARGE_MAX);
+        Self { medium: Places::new(processors.max(1)), large: Places::new(large) }
     }
 
     /// Waits for this workspace's turn, first come first served; `None` when the process ends.
-    pub async fn turn(&self, workspace: &WorkspaceId) -> Option<Turn> {
+    pub async fn turn(&self, workspace: &WorkspaceId, effort: Effort) -> Option<Turn> {
+        match effort {
+            Effort::Large => self.large.turn(workspace).await,
+            Effort::Small | Effort::Medium => self.medium.turn(workspace).await,
+        }
+    }
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(most)), of_workspace: Mutex::default() }
+    }
+
+    async fn turn(&self, workspace: &WorkspaceId) -> Option<Turn> {
         let own = {
             let mut map = self.of_workspace.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody waits for or holds what only the map knows.
@@ -52,8 +75,8 @@ mod tests {
         WorkspaceId::parse(&format!("ws_{}", digit.to_string().repeat(16))).unwrap()
     }
 
-    fn has_turn(texts: &LongTexts, workspace: &WorkspaceId) -> Option<Turn> {
-        let waiting = std::pin::pin!(texts.turn(workspace));
+    fn has_turn(texts: &LongTexts, workspace: &WorkspaceId, effort: Effort) -> Option<Turn> {
+        let waiting = std::pin::pin!(texts.turn(workspace, effort));
         match waiting.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(turn) => turn,
             Poll::Pending => None,
@@ -62,17 +85,26 @@ mod tests {
 
     #[test]
     fn a_workspace_waits_for_itself_and_all_for_the_bound() {
-        let texts = LongTexts::new(2);
-        let first = has_turn(&texts, &workspace('a'));
-        assert!(first.is_some());
-        assert!(has_turn(&texts, &workspace('a')).is_none(), "one at a time");
-        let second = has_turn(&texts, &workspace('b'));
-        assert!(second.is_some());
-        assert!(has_turn(&texts, &workspace('c')).is_none(), "two in all");
-        drop(first);
-        assert!(has_turn(&texts, &workspace('c')).is_some());
-        drop(second);
-        assert!(has_turn(&texts, &workspace('a')).is_some());
-        assert!(texts.of_workspace.lock().unwrap().len() <= 3, "names are forgotten");
+        let texts = LongTexts::new(4);
+        for (effort, places) in [(Effort::Medium, 4), (Effort::Large, 2)] {
+            let first = has_turn(&texts, &workspace('a'), effort);
+            assert!(first.is_some());
+            assert!(has_turn(&texts, &workspace('a'), effort).is_none(), "one at a time");
+            let others: Vec<_> = "bcdef".chars().filter_map(|c| has_turn(&texts, &workspace(c), effort)).collect();
+            assert_eq!(others.len() + 1, places);
+            drop(first);
+            let last = has_turn(&texts, &workspace('f'), effort);
+            assert!(last.is_some());
+        }
+        assert!(texts.medium.of_workspace.lock().unwrap().len() <= 6, "names are forgotten");
+    }
+
+    #[test]
+    fn nobody_waits_for_large_texts_with_a_medium_one() {
+        let texts = LongTexts::new(1);
+        let large = has_turn(&texts, &workspace('a'), Effort::Large);
+        assert!(large.is_some() && has_turn(&texts, &workspace('b'), Effort::Large).is_none());
+        assert!(has_turn(&texts, &workspace('a'), Effort::Medium).is_some());
+        assert!(has_turn(&texts, &workspace('b'), Effort::Medium).is_some());
     }
 }

@@ -199,3 +199,36 @@ async fn unknown_users_and_wrong_passwords_look_the_same() {
     assert_eq!(answers[0], answers[1]);
     assert!(answers[0].starts_with("28P01: password authentication failed"), "{}", answers[0]);
 }
+
+/// Texts that take seconds to judge, from two workspaces: whoever sends ordinary ones meanwhile, longer ones among them, is
+/// answered before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_texts_that_are_made_to_take_long() {
+    const HEAVY: usize = 100_000;
+    let stack = Stack::shared().await;
+    let mut witness = Wire::login(&stack.workspace("storage").await.reveal("customer_db").await).await;
+    let mut attackers = Vec::new();
+    for _ in 0..2 {
+        attackers.push(Wire::login(&stack.workspace("storage").await.reveal("customer_db").await).await);
+    }
+    let mut bombs = tokio::task::JoinSet::new();
+    for mut attacker in attackers {
+        let mut twice = Pipeline::new();
+        twice.query(&format!("SELECT a{}", ",a".repeat(HEAVY))).query("SELECT 1");
+        attacker.send(&twice.bytes).await.expect("it is sent");
+        bombs.spawn(async move { attacker.until_ready().await });
+    }
+    let list: Vec<String> = (0..3_000).map(|n| n.to_string()).collect();
+    let longer = format!("SELECT 1 WHERE 1 IN ({})", list.join(","));
+    for round in 0..10 {
+        for text in ["SELECT 1", &longer] {
+            let heard = witness.query(&format!("{text} -- {round}")).await;
+            assert_eq!(tags(&heard), "TDCZ");
+        }
+    }
+    assert!(bombs.try_join_next().is_none(), "the witness waited for somebody else's text");
+    while let Some(heard) = bombs.join_next().await {
+        // Judged at last, and wrong: there is no such column.
+        assert_eq!(heard.unwrap()[0].field(b'C').as_deref(), Some("42703"));
+    }
+}

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Buf;
-use portcullis_policy::{Surface, needs_big_stack};
+use portcullis_policy::{Effort, Surface, effort};
 use portcullis_wire::{ErrorMessage, Frame, Frontend, Header, SqlState};
 
 use super::{BACKLOG_BYTES, Relay, Turn, is_hang_up, lease};
@@ -207,13 +207,14 @@ impl Relay {
         if self.message.is_some() {
             return;
         }
-        if !needs_big_stack(sql) {
+        let effort = effort(sql);
+        if effort == Effort::Small {
             self.message = Some(verdict(&self.gate, &self.route, surface, sql, parse));
             return;
         }
         let (gate, route, sql) = (self.gate.clone(), self.route.clone(), sql.to_vec());
         self.judging = Some(Box::pin(async move {
-            let turn = gate.long_texts.turn(&route.workspace).await;
+            let turn = gate.long_texts.turn(&route.workspace, effort).await;
             let (name, simple) = (parse.as_ref().map(|(name, _)| name.clone()), parse.is_none());
             let judged = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
