@@ -97,7 +97,6 @@ pub(crate) enum Exposed<'t> {
 #[derive(Clone, Copy)]
 pub(super) struct Visible<'t> {
     alias: &'t str,
-    relation: &'t str,
     table: usize,
 }
 
@@ -146,7 +145,7 @@ impl<'t> Walker<'t> {
         }
         for table in self.watched_as(&Name::of_relation(relation)) {
             for alias in &names {
-                self.show(Visible { alias, relation: "", table }, relation.location)?;
+                self.show(Visible { alias, table }, relation.location)?;
             }
         }
         Ok(())
@@ -175,7 +174,7 @@ impl<'t> Walker<'t> {
                 self.expose(table, Exposed::Renamed, relation.location);
             }
             let alias = alias.map_or(name.name, |alias| &alias.aliasname);
-            self.show(Visible { alias, relation: name.name, table }, relation.location)?;
+            self.show(Visible { alias, table }, relation.location)?;
         }
         Ok(())
     }
@@ -198,7 +197,7 @@ impl<'t> Walker<'t> {
                 if !alias.colnames.is_empty() {
                     self.expose(table, Exposed::Renamed, -1);
                 }
-                self.show(Visible { alias: &alias.aliasname, relation: "", table }, -1)?;
+                self.show(Visible { alias: &alias.aliasname, table }, -1)?;
             }
         }
         Ok(())
@@ -268,8 +267,7 @@ impl<'t> Walker<'t> {
     }
 
     fn known_as(&self, name: &str) -> Vec<usize> {
-        let named: Vec<Visible<'t>> =
-            self.visible.iter().filter(|v| v.alias == name || v.relation == name).copied().collect();
+        let named: Vec<Visible<'t>> = self.visible.iter().filter(|visible| visible.alias == name).copied().collect();
         distinct(&named)
     }
 
