@@ -136,19 +136,18 @@ impl<'t> Walker<'t> {
 
     /// The names under which RETURNING knows the target's old and new rows.
     pub(super) fn see_returning(&mut self, relation: Option<&'t pb::RangeVar>, options: &'t [pb::Node]) -> Walked {
+        let options = options.iter().filter_map(|option| match &option.node {
+            Some(NodeEnum::ReturningOption(option)) => Some(option.value.as_str()),
+            _ => None,
+        });
+        ["old", "new"].into_iter().chain(options).try_for_each(|alias| self.see_target_as(relation, alias))
+    }
+
+    /// Another name of the target's rows.
+    pub(super) fn see_target_as(&mut self, relation: Option<&'t pb::RangeVar>, alias: &'t str) -> Walked {
         let Some(relation) = relation.filter(|_| !self.watched.is_empty()) else { return Ok(()) };
-        let mut names = vec!["old", "new"];
-        for option in options {
-            if let Some(NodeEnum::ReturningOption(option)) = &option.node {
-                names.push(&option.value);
-            }
-        }
-        for table in self.watched_as(&Name::of_relation(relation)) {
-            for alias in &names {
-                self.show(Visible { alias, table }, relation.location)?;
-            }
-        }
-        Ok(())
+        let tables = self.watched_as(&Name::of_relation(relation));
+        tables.into_iter().try_for_each(|table| self.show(Visible { alias, table }, relation.location))
     }
 
     fn see(&mut self, item: &'t pb::Node) -> Walked {

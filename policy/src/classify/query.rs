@@ -300,6 +300,8 @@ impl<'t> Walker<'t> {
             self.nodes(&infer.index_elems)?;
             self.boxed(&infer.where_clause)?;
         }
+        // PostgreSQL wants SELECT on the columns of excluded too.
+        self.see_target_as(relation, "excluded")?;
         if !conflict.target_list.is_empty() {
             self.inner(Kind::Update);
             self.target_columns(relation, Access::Write, Touched::Columns(&conflict.target_list))?;
