@@ -9,10 +9,13 @@
 //! This module knows names only. Whether the arguments of a [`Special`] function may pass, and which functions of
 //! extensions a policy adds, is decided by the walk over the statement.
 
+mod catalogs;
 #[cfg(test)]
 mod derive;
 #[rustfmt::skip]
 mod table;
+
+pub use catalogs::is_catalog;
 
 /// What the list says about a name, for calls without a schema or with `pg_catalog`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,8 +34,8 @@ fn verdict(role: &RolePolicy, sql: &str) -> String {
     let target = Target { database_names: &["regression"] };
     match portcullis_policy::judge(role, Surface::SimpleQuery, sql.as_bytes(), &target) {
         Verdict::Allow(_) => "allow".to_owned(),
-        Verdict::Deny(denial) => match denial.object {
-            Some(name) if denial.rule == Rule::FunctionNotAllowed && !functions::is_known_function(&name) => {
+        Verdict::Deny(denial) => match &denial.object {
+            Some(name) if denial.rule == Rule::FunctionNotAllowed && !functions::is_known_function(name) => {
                 format!("{} other", denial.rule)
             }
             Some(object) => format!("{} {object}", denial.rule),

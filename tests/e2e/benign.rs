@@ -193,20 +193,20 @@ async fn runs(profile: &str, kind: &str, expected: usize) {
 
 #[tokio::test]
 async fn what_a_customer_does_runs() {
-    runs("storage", "customer_db", 1).await;
+    runs("storage", "customer_db", 700).await;
 }
 
 #[tokio::test]
 async fn what_an_override_login_does_runs() {
-    runs("override", "runtime", 1).await;
+    runs("override", "runtime", 70).await;
 }
 
 #[tokio::test]
 async fn what_a_reading_login_does_runs() {
-    runs("override", "read", 1).await;
+    runs("override", "read", 25).await;
 }
 
 #[tokio::test]
 async fn what_a_developer_does_runs() {
-    runs("design", "developer", 1).await;
+    runs("design", "developer", 75).await;
 }

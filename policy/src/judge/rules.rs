@@ -500,7 +500,7 @@ fn in_catalog(facts: &Facts<'_>, used: &Use<'_>) -> bool {
     let type_of_its_own = matches!(used.access, Access::Define(DefineObject::Type | DefineObject::Domain))
         && !matches!(facts.kind, Kind::CreateType | Kind::CreateDomain)
         && functions::is_built_in_type(used.name.name);
-    used.name.name.starts_with("pg_") || type_of_its_own
+    functions::is_catalog(used.name.name) || type_of_its_own
 }
 
 fn pin(effects: &mut Vec<Effect>, pin: PinReason, taint: TaintReason) {

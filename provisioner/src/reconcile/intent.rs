@@ -73,12 +73,13 @@ impl Intent {
         roles
     }
 
-    /// What others than the owner may do with the database, as `role=PRIVILEGE`.
+    /// What others than the owner may do with the database, as `role=PRIVILEGE`. The NOLOGIN roles cannot connect, yet
+    /// `pg_database_size` answers only who may.
     #[must_use]
     pub fn database_privileges(&self) -> std::collections::BTreeSet<String> {
-        let connect = self.kinds.iter().flat_map(|kind| [&kind.active.name, &kind.idle]);
+        let connect = self.kinds.iter().flat_map(|kind| [&kind.active.name, &kind.idle, &kind.group]);
         let temporary = self.kinds.iter().filter(|kind| kind.temporary_tables).map(|kind| &kind.group);
-        let connect = connect.map(|login| format!("{login}=CONNECT"));
+        let connect = connect.map(|role| format!("{role}=CONNECT"));
         connect.chain(temporary.map(|group| format!("{group}=TEMPORARY"))).collect()
     }
 

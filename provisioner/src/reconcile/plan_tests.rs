@@ -53,7 +53,7 @@ fn finished() -> Observed {
             open_databases: Vec::new(),
             database: Some(DatabaseFact {
                 owner: "ws_1_owner".to_owned(),
-                privileges: ["ws_1_k_a=CONNECT".to_owned(), "ws_1_k_b=CONNECT".to_owned()].into(),
+                privileges: ["ws_1_k=CONNECT", "ws_1_k_a=CONNECT", "ws_1_k_b=CONNECT"].map(str::to_owned).into(),
             }),
             roles: [
                 ("ws_1_owner".to_owned(), role(false, true)),
@@ -206,7 +206,7 @@ fn from_nothing_to_everything() {
         "GRANT \"ws_1_k\" TO \"ws_1_k_a\"",
         "CREATE DATABASE \"ws_1\" OWNER \"ws_1_owner\"",
         "REVOKE ALL ON DATABASE \"ws_1\" FROM PUBLIC",
-        "GRANT CONNECT ON DATABASE \"ws_1\" TO \"ws_1_k_a\", \"ws_1_k_b\"",
+        "GRANT CONNECT ON DATABASE \"ws_1\" TO \"ws_1_k\", \"ws_1_k_a\", \"ws_1_k_b\"",
         "SET LOCAL ROLE \"ws_1_owner\"",
         "SELECT 'wall'",
         "GRANT USAGE ON SCHEMA c TO ws_1_k",

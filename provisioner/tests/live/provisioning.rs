@@ -164,7 +164,7 @@ async fn d1_one_database_with_roles_of_its_own() {
            FROM pg_database, aclexplode(datacl) LEFT JOIN pg_roles r ON r.oid = grantee
           WHERE datname = '{id}' AND grantee <> datdba GROUP BY 1 ORDER BY 1"
     );
-    let want = ["read_a|CONNECT", "read_b|CONNECT", "runtime_a|CONNECT", "runtime_b|CONNECT"];
+    let want = ["read", "read_a", "read_b", "runtime", "runtime_a", "runtime_b"].map(|role| format!("{role}|CONNECT"));
     assert_eq!(rows(&client, &access).await, want);
     let open = "SELECT datname FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba)))
                  WHERE grantee = 0 AND datname IN ('postgres', 'template1')";
