@@ -104,6 +104,12 @@ const ROWS: &[(&str, &str, &str, &str)] = &[
         "T D(1) C(SHOW) ZI ZI",
     ),
     (
+        "what pg_dump forbids itself",
+        "Q SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'",
+        "Q SELECT count(*) >= 0 FROM dl_resolved.people",
+        "T D(t) C(SELECT 1) ZI ZI",
+    ),
+    (
         "a half-read answer",
         "Q SELECT repeat('x', 100000) FROM generate_series(1, 1000)\nwait D",
         "Q SELECT 1",

@@ -3,6 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod corpus;
+mod effects;
+mod fingerprint;
+mod mutate;
+mod names;
 mod scratch;
 mod session;
+mod trees;
 mod walls;

@@ -118,6 +118,16 @@ impl Scratch {
 }
 
 impl Profile {
+    /// The kinds of login that customers have.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        self.roles.iter().map(|(kind, ..)| *kind).collect()
+    }
+
+    /// Where names without a schema are looked up.
+    pub fn search_path(&self) -> &'static str {
+        if self.name == "design" { "public" } else { "\"$user\", public" }
+    }
+
     /// The login of a kind in `database`, exactly as the proxy's.
     pub fn login(&self, kind: &str, database: &str) -> Login {
         let (_, role, login) = self.roles.iter().find(|(name, ..)| *name == kind).expect("a kind of this profile");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     corpus::{self, Text},
     scratch::{DATABASE, Profile, Scratch, Stock},
-    session::{Answer, Session},
+    session::Session,
 };
 
 const LIST: &str = "walls.jsonl";
@@ -209,12 +209,12 @@ impl<'a> Runner<'a> {
         if let Some(path) = path {
             session.own(&path).await;
         }
-        let mut answer = send(session, text).await;
+        let mut answer = session.run(text).await;
         let alone = answer.as_ref().is_some_and(|answer| answer.sqlstate() == "25001");
         if alone {
             session.own("ROLLBACK").await;
             session.own("DISCARD ALL").await;
-            answer = send(session, text).await;
+            answer = session.run(text).await;
         }
         let left_it = answer.as_ref().is_none_or(|answer| answer.status == 'I');
         if alone || left_it {
@@ -231,10 +231,6 @@ impl<'a> Runner<'a> {
             Some(answer) => answer.error.map_or_else(|| RAN.to_owned(), |(code, _)| code),
         }
     }
-}
-
-async fn send(session: &mut Session, text: &Text) -> Option<Answer> {
-    if text.surface == "parse" { session.extended(&text.sql).await } else { session.simple(&text.sql).await }
 }
 
 /// Roles, memberships, databases and settings: what a scratch copy does not contain.

@@ -404,6 +404,8 @@ impl Rules<'_> {
             Special::TsRewrite => refuse("with two arguments it runs a query from a string", "Give three arguments."),
             Special::SetConfig => {
                 if self.tightens_dump(call) {
+                    // It may not even exist on this server, so it cannot be moved with the session.
+                    effects.push(Effect::Taint(TaintReason::Setting));
                     return Ok(());
                 }
                 refuse(

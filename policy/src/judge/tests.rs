@@ -572,6 +572,10 @@ fn effects_in_order() {
             ],
         ),
         ("DECLARE c SCROLL CURSOR FOR SELECT 1", vec![Effect::Declare { name: "c".into(), hold: false }]),
+        (
+            "SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'",
+            vec![Effect::Taint(TaintReason::Setting)],
+        ),
         ("SELECT nextval('storage.s')", vec![Effect::Pin(PinReason::Sequence), Effect::Taint(TaintReason::Sequence)]),
         ("CREATE TABLE storage.t (a int DEFAULT nextval('storage.s'))", vec![]),
         (
