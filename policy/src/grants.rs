@@ -241,6 +241,8 @@ pub fn revoked_languages() -> &'static [&'static str] {
 
 /// SQL that makes event triggers which refuse, for everybody but the `exempt` roles and superusers, all DDL outside
 /// `schemas`, of a kind that no policy allows, or that leaves an object to another owner. Needs a superuser.
+///
+/// Their path names `pg_temp` last: unnamed it would come first, and a temporary table called `pg_roles` could exempt its maker.
 pub fn event_trigger_sql(schemas: &[String], exempt: &[&str]) -> Vec<String> {
     let guard = quote_identifier(GUARD);
     let schemas = array(schemas.iter().map(String::as_str));
@@ -251,7 +253,7 @@ pub fn event_trigger_sql(schemas: &[String], exempt: &[&str]) -> Vec<String> {
     );
     let made = format!(
         "CREATE OR REPLACE FUNCTION {guard}.ddl_command_end() RETURNS event_trigger LANGUAGE plpgsql
-SET search_path = pg_catalog AS $guard$
+SET search_path = pg_catalog, pg_temp AS $guard$
 DECLARE
     command record;
 BEGIN
@@ -274,7 +276,7 @@ $guard$"
     );
     let dropped = format!(
         "CREATE OR REPLACE FUNCTION {guard}.sql_drop() RETURNS event_trigger LANGUAGE plpgsql
-SET search_path = pg_catalog AS $guard$
+SET search_path = pg_catalog, pg_temp AS $guard$
 DECLARE
     object record;
 BEGIN

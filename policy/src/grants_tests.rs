@@ -44,3 +44,12 @@ fn names_are_quoted_in_event_triggers() {
     let sql = event_trigger_sql(&["stor'age".to_owned()], &["o'wner"]).join(";\n");
     assert!(sql.contains("ARRAY['stor''age']::text[]") && sql.contains("ARRAY['o''wner']::text[]"));
 }
+
+/// `pg_temp` is searched before every schema of a path that does not name it.
+#[test]
+fn no_temporary_table_stands_before_a_catalog_in_the_event_triggers() {
+    let sql = event_trigger_sql(&["storage".to_owned(), "pg_temp".to_owned()], &["owner"]);
+    let functions: Vec<&String> = sql.iter().filter(|sql| sql.contains("RETURNS event_trigger")).collect();
+    assert_eq!(functions.len(), 2);
+    assert!(functions.iter().all(|sql| sql.contains("\nSET search_path = pg_catalog, pg_temp AS")));
+}
