@@ -356,7 +356,7 @@ fn is_true(value: &str) -> bool {
     ["on", "true", "yes", "1", "t", "y"].iter().any(|word| value.trim().eq_ignore_ascii_case(word))
 }
 
-/// A value in PostgreSQL's notation (`64MB`, `65536`, `0.5 GB`, `90s`), rounded up.
+/// A value in PostgreSQL's notation (`64MB`, `65536`, `0.5 GB`, `90s`), rounded up; less than a millisecond is 0.
 fn amount(value: &str, unit: Unit) -> Option<u64> {
     let value = value.trim();
     let digits = value.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(value.len());
@@ -375,7 +375,9 @@ fn amount(value: &str, unit: Unit) -> Option<u64> {
         (Unit::Time, "d") => 86_400_000.0,
         _ => return None,
     };
-    let amount = (number * factor).ceil();
+    let exact = number * factor;
+    // The server rounds to whole milliseconds: 400us are no limit at all.
+    let amount = if unit == Unit::Time && exact < 1.0 { 0.0 } else { exact.ceil() };
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the bound first")]
     (amount <= 1e15).then_some(amount as u64)
 }

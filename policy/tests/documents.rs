@@ -219,6 +219,8 @@ fn every_switch_changes_a_verdict() {
         ("[kind.settings]\ndeny = [\"jit\"]", "SELECT set_config('jit', $1, true)", "ok", "setting.not_allowed"),
         ("[kind.settings.max]\nstatement_timeout = \"1min\"", "SET statement_timeout = '61s'", "ok", "setting.value"),
         ("[kind.settings.max]\nstatement_timeout = \"1min\"", "SET statement_timeout = 0", "ok", "setting.value"),
+        ("[kind.settings.max]\nstatement_timeout = \"1min\"", "SET statement_timeout = '400us'", "ok", "setting.value"),
+        ("[kind.settings.max]\nstatement_timeout = \"1min\"", "SET statement_timeout = 0.4", "ok", "setting.value"),
         ("[kind.settings.max]\nstatement_timeout = \"1min\"", "SET statement_timeout = 60000", "ok", "ok"),
         ("[kind.settings.max]\nstatement_timeout = \"1min\"", "SET statement_timeout TO DEFAULT", "ok", "ok"),
         (
