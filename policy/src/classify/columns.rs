@@ -13,25 +13,34 @@ use crate::document::{Selection, TableRule};
 /// Watched tables that may be visible at one place; each reference looks at all of them.
 const VISIBLE_MAX: usize = 200;
 
-/// Functions that take a whole row, so that `x.name` may be a call: of PostgreSQL and of its own extensions, 14 to 18.
+/// Functions and aggregates that take a whole row, so that `x.name` may be a call: of PostgreSQL and of its own extensions,
+/// 14 to 18. `count` tells of no column, and those that need OVER or WITHIN GROUP fail without it.
 /// Sorted; a test asks a server whether one is missing.
 pub(crate) const ROW_FUNCTIONS: &[&str] = &[
     "any_out",
+    "any_value",
     "anycompatible_out",
     "anycompatiblenonarray_out",
     "anyelement_out",
     "anynonarray_out",
+    "array_agg",
     "concat",
     "first_value",
     "hash_record",
     "hstore",
+    "json_agg",
+    "json_agg_strict",
     "json_build_array",
     "json_build_object",
+    "jsonb_agg",
+    "jsonb_agg_strict",
     "jsonb_build_array",
     "jsonb_build_object",
     "lag",
     "last_value",
     "lead",
+    "max",
+    "min",
     "num_nonnulls",
     "num_nulls",
     "pg_collation_for",
