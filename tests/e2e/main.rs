@@ -22,6 +22,7 @@ mod reload;
 mod requirements;
 mod rotation;
 mod server_tls;
+mod verdicts;
 mod walls;
 
 /// D33, to the letter.
