@@ -11,6 +11,7 @@ mod cache;
 mod classify;
 mod document;
 pub mod functions;
+pub mod fuzz;
 pub mod grants;
 mod judge;
 mod rule;
