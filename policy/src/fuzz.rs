@@ -8,8 +8,8 @@ mod mutate;
 use std::sync::Arc;
 
 use crate::{
-    Denial, Effect, Kind, Outline, Permit, Policy, RolePolicy, Rule, Scope, Surface, Target, Verdict, VerdictCache,
-    judge, judge_setting, needs_big_stack,
+    Denial, Effect, Effort, Kind, Outline, Permit, Policy, RolePolicy, Rule, SQL_BYTES_MAX, Scope, Surface, Target,
+    Verdict, VerdictCache, effort, judge, judge_setting,
 };
 
 pub use mutate::Mutator;
@@ -86,12 +86,12 @@ impl Fuzz {
 
     /// Judges any bytes: short texts for every kind and surface, long ones for one of each.
     ///
-    /// Needs the stack that [`needs_big_stack`] says the text needs.
+    /// Needs the stack that the text's [`effort`] says.
     ///
     /// # Panics
     /// When something that must always hold does not.
     pub fn judge(&self, text: &[u8]) {
-        if needs_big_stack(text) || text.len() > 16 * 1024 {
+        if effort(text) != Effort::Small || text.len() > SQL_BYTES_MAX {
             let pick = text.iter().fold(text.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
             let role = &self.roles[pick % self.roles.len()];
             check_verdict(text, &role.judge(SURFACES[pick / 7 % 3], text));
@@ -134,7 +134,7 @@ impl Role {
         let with = |before: &str, after: &str| {
             let text = [before.as_bytes(), text, after.as_bytes()].concat();
             // A text at the very bound on small ones becomes a big one, for which there is no stack here.
-            (!needs_big_stack(&text)).then(|| self.judge(Surface::SimpleQuery, &text))
+            (effort(&text) == Effort::Small).then(|| self.judge(Surface::SimpleQuery, &text))
         };
         for (before, after) in [(BEFORE, ""), ("", AFTER)] {
             if let Some(padded) = with(before, after)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use portcullis_policy::fuzz::{Fuzz, Mutator};
-use portcullis_policy::{STACK_BYTES, needs_big_stack};
+use portcullis_policy::{Effort, STACK_BYTES, effort};
 use serde_json::Value;
 
 /// How many mutations are judged, unless the environment says otherwise.
@@ -28,8 +28,9 @@ fn root() -> PathBuf {
 }
 
 fn fuzz() -> Fuzz {
-    let path = |profile| root().join("provisioner/profiles").join(profile).join("policy.toml");
-    let documents = ["storage", "override", "design"].map(|profile| fs::read_to_string(path(profile)).unwrap());
+    let profiles = root().join("provisioner/profiles");
+    let names = ["storage/policy.toml", "override/policy.toml", "design/policy.toml", "policy.example.toml"];
+    let documents = names.map(|name| fs::read_to_string(profiles.join(name)).unwrap());
     Fuzz::new(&documents.each_ref().map(String::as_str)).unwrap()
 }
 
@@ -53,9 +54,9 @@ fn number(name: &str) -> Option<u64> {
 fn judge_all(texts: impl Iterator<Item = Vec<u8>> + Send, name: &str) {
     let (fuzz, last) = (fuzz(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
     let on_a_stack = |bytes, work: &mut (dyn FnMut() + Send)| {
-        thread::scope(|scope| {
-            thread::Builder::new().stack_size(bytes).spawn_scoped(scope, work).unwrap().join().unwrap()
-        });
+        let joined =
+            thread::scope(|scope| thread::Builder::new().stack_size(bytes).spawn_scoped(scope, work).unwrap().join());
+        joined.unwrap_or_else(|panic| resume_unwind(panic));
     };
     let (mut count, mut big, mut slowest) = (0, 0, Duration::ZERO);
     let (mut texts, mut wrong) = (texts, Vec::new());
@@ -63,9 +64,9 @@ fn judge_all(texts: impl Iterator<Item = Vec<u8>> + Send, name: &str) {
         for text in &mut texts {
             fs::write(&last, &text).unwrap();
             let started = Instant::now();
-            let judged = catch_unwind(AssertUnwindSafe(|| match needs_big_stack(&text) {
-                true => on_a_stack(STACK_BYTES, &mut || fuzz.judge(&text)),
-                false => fuzz.judge(&text),
+            let judged = catch_unwind(AssertUnwindSafe(|| match effort(&text) {
+                Effort::Small => fuzz.judge(&text),
+                Effort::Medium | Effort::Large => on_a_stack(STACK_BYTES, &mut || fuzz.judge(&text)),
             }));
             let shown: String = String::from_utf8_lossy(&text).chars().take(2_000).collect();
             assert!(started.elapsed() < PATIENCE, "{:?}: {shown}", started.elapsed());
@@ -74,7 +75,7 @@ fn judge_all(texts: impl Iterator<Item = Vec<u8>> + Send, name: &str) {
                 wrong.push(format!("{why}\n  {} bytes: {shown}", text.len()));
                 assert!(wrong.len() < WRONG_MAX, "{}", wrong.join("\n"));
             }
-            (count, big) = (count + 1, big + u64::from(needs_big_stack(&text)));
+            (count, big) = (count + 1, big + u64::from(effort(&text) != Effort::Small));
             slowest = slowest.max(started.elapsed());
         }
     });

@@ -132,7 +132,8 @@ impl Session {
         Some(answer(&self.messages(pipeline).await?))
     }
 
-    async fn messages(&mut self, pipeline: &Pipeline) -> Option<Vec<Message>> {
+    /// Sends a pipeline; gives all messages up to its last ReadyForQuery. `None`: as with [`Session::run`].
+    pub async fn messages(&mut self, pipeline: &Pipeline) -> Option<Vec<Message>> {
         match tokio::time::timeout(PATIENCE, converse(&mut self.wire, pipeline)).await {
             Ok(Ok(messages)) => Some(messages),
             Ok(Err(_)) | Err(_) => {

@@ -18,6 +18,8 @@ pub struct Refers {
     pub conversions: BTreeSet<u32>,
     /// Relations in FROM, or written.
     pub relations: BTreeSet<u32>,
+    /// Those of them for which more than SELECT is needed: written or locked.
+    pub written: BTreeSet<u32>,
 }
 
 impl Refers {
@@ -28,6 +30,7 @@ impl Refers {
         self.operators.extend(&other.operators);
         self.conversions.extend(&other.conversions);
         self.relations.extend(&other.relations);
+        self.written.extend(&other.written);
     }
 
     /// Reads one tree.
@@ -52,6 +55,13 @@ impl Refers {
     }
 
     fn node(&mut self, node: &Node<'_>) {
+        const ACL_SELECT: u32 = 1 << 1;
+        // Since 16 what is needed stands in nodes of its own.
+        if matches!(node.label, "RTE" | "RANGETBLENTRY" | "RTEPERMISSIONINFO" | "RTEPERMINFO")
+            && node.numbers.iter().any(|(field, needed)| *field == "requiredPerms" && needed & !ACL_SELECT != 0)
+        {
+            self.written.extend(node.numbers.iter().filter(|(field, _)| *field == "relid").map(|(_, relid)| relid));
+        }
         let mut into = |set: fn(&mut Refers) -> &mut BTreeSet<u32>, fields: &[&str]| {
             set(self)
                 .extend(node.numbers.iter().filter(|(field, _)| fields.contains(field)).map(|(_, number)| *number));
@@ -156,7 +166,7 @@ pub fn printed(log: &str) -> Printed {
 fn a_tree_tells_what_it_calls() {
     let tree = r"({QUERY :rtable ({RANGETBLENTRY :alias {ALIAS :aliasname a\ \{FUNCEXPR\ :funcid\ 9\}} :rtekind 0 :relid 16384})
         :targetList ({FUNCEXPR :funcid 871 :funcformat 0 :args ({FUNCEXPR :funcid 5 :funcformat 2 :args <>})}
-        {ROWCOMPARE :opnos (o 97 98)} {COERCEVIAIO :arg {OPEXPR :opno 96 :opfuncid 65} :resulttype 25})})";
+        {RTE :rtekind 0 :relid 16385 :requiredPerms 6} {ROWCOMPARE :opnos (o 97 98)} {COERCEVIAIO :arg {OPEXPR :opno 96 :opfuncid 65} :resulttype 25})})";
     let mut refers = Refers::default();
     refers.read(tree);
     let set = |numbers: &[u32]| numbers.iter().copied().collect::<BTreeSet<u32>>();
@@ -165,7 +175,8 @@ fn a_tree_tells_what_it_calls() {
         casts: set(&[5]),
         operators: set(&[96, 97, 98]),
         conversions: set(&[25]),
-        relations: set(&[16384]),
+        relations: set(&[16384, 16385]),
+        written: set(&[16385]),
     };
     assert_eq!(refers, expected);
 }

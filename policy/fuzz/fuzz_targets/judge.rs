@@ -4,19 +4,20 @@
 use std::sync::LazyLock;
 use std::thread;
 
-use portcullis_policy::{STACK_BYTES, fuzz::Fuzz, needs_big_stack};
+use portcullis_policy::{Effort, STACK_BYTES, effort, fuzz::Fuzz};
 
 static FUZZ: LazyLock<Fuzz> = LazyLock::new(|| {
     let documents = [
         include_str!("../../../provisioner/profiles/storage/policy.toml"),
         include_str!("../../../provisioner/profiles/override/policy.toml"),
         include_str!("../../../provisioner/profiles/design/policy.toml"),
+        include_str!("../../../provisioner/profiles/policy.example.toml"),
     ];
     Fuzz::new(&documents).expect("the shipped profiles")
 });
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if !needs_big_stack(data) {
+    if effort(data) == Effort::Small {
         return FUZZ.judge(data);
     }
     thread::scope(|scope| {

@@ -205,7 +205,7 @@ impl<'t> Walker<'t> {
     }
 
     /// FROM of UPDATE, USING of DELETE and MERGE.
-    fn read_items(&mut self, items: &'t [pb::Node]) -> Walked {
+    pub(super) fn read_items(&mut self, items: &'t [pb::Node]) -> Walked {
         items.iter().try_for_each(|item| self.read_item(item, Locks::None))
     }
 

@@ -167,6 +167,7 @@ impl<'t> Walker<'t> {
                 _ => self.node(target)?,
             }
         }
+        self.read_items(&select.from_clause)?;
         Ok(true)
     }
 

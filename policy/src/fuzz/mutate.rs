@@ -232,10 +232,10 @@ mod tests {
 
     #[test]
     fn a_seed_makes_its_texts_and_no_longer_ones_than_there_may_be() {
-        let seeds = ["SELECT 1".to_owned(), String::new(), "x".repeat(SQL_BYTES_MAX)];
+        let seeds = ["SELECT 1".to_owned(), String::new(), "x".repeat(30_000)];
         let texts = |seed| {
             let mut mutator = Mutator::new(seed, &seeds);
-            (0..1_000).map(|_| mutator.bytes()).collect::<Vec<_>>()
+            (0..500).map(|_| mutator.bytes()).collect::<Vec<_>>()
         };
         let made = texts(1);
         assert!(made == texts(1) && made != texts(2));

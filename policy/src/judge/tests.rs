@@ -603,6 +603,15 @@ fn what_a_permit_tells() {
 }
 
 #[test]
+fn a_setting_by_way_of_pg_settings_reads_it() {
+    let set = "SELECT set_config('bytea_output', 'hex', false) FROM";
+    let of = |from: &str| permit("customer_db", &format!("{set} {from} WHERE name = 'bytea_output'"));
+    assert_eq!(of("pg_settings").reads(), ["pg_settings"]);
+    assert_eq!(of("pg_catalog.pg_settings").reads(), ["pg_catalog.pg_settings"]);
+    assert_eq!(of("pg_show_all_settings()").functions(), ["pg_show_all_settings"]);
+}
+
+#[test]
 fn names_that_postgresql_would_cut_off() {
     let long = "a".repeat(64);
     table("customer_db", &format!("name.too_long INSERT INTO storage.{long} VALUES (1)"));
