@@ -9,11 +9,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use portcullis_policy::{Kind, Policy, Surface, Target, Verdict, judge};
+use portcullis_policy::fuzz::Mutator;
+use portcullis_policy::{Effort, Kind, Policy, Surface, Target, Verdict, effort, judge};
 use serde::{Deserialize, Serialize};
 use sqlparser::ast::{SetExpr, Statement};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
+
+/// How many mutations of the corpora are shown to both.
+const MUTATIONS: usize = 20_000;
 
 #[derive(Deserialize)]
 struct Row {
@@ -68,7 +72,13 @@ fn what_passes_is_what_sqlparser_sees_too() {
     let role = Policy::parse(&document).unwrap().kind("customer_db").unwrap().clone();
     let mut found = BTreeSet::new();
     let mut understood = 0;
-    for row in ["benign.jsonl", "clients.jsonl"].into_iter().flat_map(rows::<Row>) {
+    let mut texts: Vec<Row> = ["benign.jsonl", "clients.jsonl"].into_iter().flat_map(rows::<Row>).collect();
+    let seeds: Vec<String> = texts.iter().map(|row| row.sql.clone()).filter(|sql| sql.len() < 4_000).collect();
+    let mut mutator = Mutator::new(1, &seeds);
+    let mutated = (0..MUTATIONS).map(|_| Row { sql: mutator.text() });
+    // Deep ones are for bigger stacks than a test has.
+    texts.extend(mutated.filter(|row| effort(row.sql.as_bytes()) == Effort::Small));
+    for row in texts {
         let target = Target { database_names: &["own_database"] };
         let Verdict::Allow(permit) = judge(&role, Surface::SimpleQuery, row.sql.as_bytes(), &target) else { continue };
         let Some((statements, writes)) = second(&row.sql) else { continue };
