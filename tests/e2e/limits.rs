@@ -227,3 +227,71 @@ async fn a_workspaces_limit_on_statements_changes_while_sessions_run() {
     workspace.set_limits("query_timeout_ms = NULL").await;
     assert_eq!(tags(&within(PATIENCE, "the work", wire.query(work)).await), "TDCZ");
 }
+
+/// How many rows there are, and what comes after them.
+fn shape(heard: &[Message]) -> (usize, String) {
+    let rest: Vec<Message> = heard.iter().filter(|message| !matches!(message.tag, b'D' | b'd')).cloned().collect();
+    (heard.len() - rest.len(), tags(&rest))
+}
+
+fn status(heard: &[Message]) -> &[u8] {
+    &heard.last().expect("an answer").body
+}
+
+#[tokio::test]
+async fn rows_of_one_statement() {
+    let stack = Stack::shared().await;
+    let workspace = stack.workspace("storage").await;
+    workspace.set_limits("max_rows_per_query = 1000").await;
+    let credentials = workspace.reveal("customer_db").await;
+    let mut wire = Wire::login(&credentials).await;
+    wire.query("CREATE TABLE storage.t (id int)").await;
+
+    // In the list of targets, so that rows come at once.
+    let rows = |count: u64| format!("SELECT generate_series(1, {count}) AS id");
+    assert_eq!(shape(&wire.query(&rows(1_000)).await), (1_000, "TCZ".to_owned()));
+    // One too many, which the server has sent long before it could be stopped; and so many that it has to be.
+    for count in [1_001, 2_000_000_000] {
+        let heard = within(PATIENCE, "a cut result", wire.query(&rows(count))).await;
+        assert_eq!(shape(&heard), (1_000, "TEZ".to_owned()), "{count}");
+        let error = &heard[heard.len() - 2];
+        assert_eq!(error.field(b'C').as_deref(), Some("54000"));
+        assert_eq!(
+            error.field(b'M').as_deref(),
+            Some("the result has more than 1000 rows, the limit for one statement")
+        );
+        assert!(error.field(b'H').unwrap().contains("max_rows_per_query"));
+        assert_eq!(status(&heard), b"I");
+        // In a transaction it is the transaction's failure, as any error.
+        wire.query("BEGIN").await;
+        let heard = within(PATIENCE, "a cut result", wire.query(&rows(count))).await;
+        assert_eq!((shape(&heard), status(&heard)), ((1_000, "TEZ".to_owned()), &b"E"[..]), "{count}");
+        assert_eq!(wire.query("SELECT 1").await[0].field(b'C').as_deref(), Some("25P02"));
+        assert_eq!(tags(&wire.query("ROLLBACK").await), "CZ");
+        // By the extended protocol.
+        let heard = wire.run(Pipeline::new().statement(&rows(count), &[]).sync()).await;
+        assert_eq!(shape(&heard), (1_000, "12TEZ".to_owned()), "{count}");
+        let heard = wire.query(&format!("COPY ({}) TO STDOUT", rows(count))).await;
+        assert_eq!(shape(&heard), (1_000, "HEZ".to_owned()), "{count}");
+    }
+    // Fetched in parts, it is still one result.
+    wire.query("BEGIN").await;
+    let part = Pipeline::new().parse("", &rows(5_000)).bind("", "", &[]).execute("", 700).sync().bytes.clone();
+    wire.send(&part).await.unwrap();
+    assert_eq!(shape(&wire.until_ready().await), (700, "12sZ".to_owned()));
+    let heard = wire.run(Pipeline::new().execute("", 700).sync()).await;
+    assert_eq!((shape(&heard), status(&heard)), ((300, "EZ".to_owned()), &b"E"[..]));
+    wire.query("ROLLBACK").await;
+
+    // What a write returns is not cut: it could not be undone.
+    let insert = format!("INSERT INTO storage.t {} RETURNING id", rows(3_000));
+    assert_eq!(shape(&wire.query(&insert).await), (3_000, "TCZ".to_owned()));
+
+    // A driver's view, and another limit while the session runs.
+    let client = credentials.connect().await;
+    let error = client.query(&rows(1_001), &[]).await.expect_err("too many");
+    assert_eq!(sqlstate(&error), "54000", "{}", explain(&error));
+    workspace.set_limits("max_rows_per_query = NULL").await;
+    assert_eq!(client.query(&rows(1_001), &[]).await.unwrap().len(), 1_001);
+    assert_eq!(shape(&wire.query(&rows(20_000)).await), (20_000, "TCZ".to_owned()));
+}

@@ -91,6 +91,9 @@ pub enum SessionEnd {
     /// A cancelled statement did not end.
     #[error("a statement ran into its time limit and did not end")]
     StatementStuck,
+    /// A result was cut, and what the client has sent behind it cannot be taken back.
+    #[error("a result was longer than its limit, in the middle of a pipeline")]
+    ResultCut(Box<ErrorMessage>),
     /// `idle_timeout_ms`.
     #[error("idle for too long")]
     IdleTimeout,
@@ -133,6 +136,7 @@ impl SessionEnd {
             Self::Upstream(_) | Self::UpstreamFatal | Self::UpstreamGone => "upstream",
             Self::UpstreamMessage(_) => "upstream_protocol",
             Self::StatementStuck => "statement_stuck",
+            Self::ResultCut(_) => "result_cut",
             Self::IdleTimeout => "idle_timeout",
             Self::IdleInTransactionTimeout => "idle_in_transaction_timeout",
             Self::LoginEnded => "login_ended",
@@ -182,6 +186,8 @@ impl SessionEnd {
                     .hint("Use the database name of the issued connection URI; a login opens its own workspace only.")
             }
             Self::Setting(error) => (**error).clone(),
+            Self::ResultCut(error) => fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, error.message.clone())
+                .hint("Connect again. Whether what was sent behind that statement took effect is not known."),
             Self::WorkspaceClosed(why) => fatal(SqlState::CANNOT_CONNECT_NOW, format!("the workspace is {why}"))
                 .hint("Ask the administrator of the workspace, or try again later."),
             Self::CatalogAway => {

@@ -14,11 +14,12 @@
 //! It does no I/O and makes no decision about SQL.
 
 mod client;
+mod cut;
 mod server;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,6 +32,7 @@ use crate::session::settings::{Settings, Values};
 use crate::upstream::{RefusalToken, UpstreamState};
 
 pub use client::{Message, Performed};
+pub use cut::{ResultLimits, Row};
 pub use server::Handled;
 
 /// How many messages may wait for their answers before the client is read no more: the shortest ones cost the proxy more
@@ -104,11 +106,13 @@ pub(super) enum Expect {
     /// Describe; the statement when it is one.
     Describe { statement: Option<Arc<Statement>> },
     /// Execute; the statement unless it is a cursor's portal.
-    Execute { statement: Option<Arc<Statement>> },
+    Execute { statement: Option<Arc<Statement>>, portal: String },
     /// Close of a portal, or of a statement that made room (`visible: false`).
     Close { visible: bool, undo: Undo },
     /// Sync. One that was sent during COPY FROM STDIN is ignored by the server if the copy has begun.
     Sync { in_copy: bool },
+    /// The proxy's own Query that fails a transaction in which a result was cut.
+    FailTransaction,
     /// The proxy's own answer.
     Local { reply: Bytes, undo: Undo },
 }
@@ -150,11 +154,20 @@ pub struct Exchange {
     portals: HashMap<String, Portal>,
     /// Names of SQL's PREPARE; `false` until the server has confirmed it.
     sql_prepared: HashMap<String, bool>,
+    /// Names of SQL's PREPARE of a statement that writes.
+    sql_writers: HashSet<String>,
     settings: Settings,
     reported: BTreeMap<String, String>,
     copy_in: Option<CopyIn>,
     copy_failure: Option<Box<ErrorMessage>>,
     cancel_failure: Option<Box<ErrorMessage>>,
+    /// What the client has got of the result at the head of the queue, and of portals that have more to give.
+    sent: cut::Sent,
+    fetched: HashMap<String, cut::Sent>,
+    /// The result at the head is cut: rows are dropped until the server ends, then the client gets this.
+    cut: Option<Box<ErrorMessage>>,
+    /// A result was cut whose statement had ended well: its transaction has to fail.
+    fails_transaction: bool,
     /// Messages of the extended protocol were sent and no Sync after them.
     open_pipeline: bool,
     /// An error came; everything up to Sync is dropped.
@@ -180,11 +193,16 @@ impl Exchange {
             statements: HashMap::new(),
             portals: HashMap::new(),
             sql_prepared: HashMap::new(),
+            sql_writers: HashSet::new(),
             settings: Settings::new(startup),
             reported,
             copy_in: None,
             copy_failure: None,
             cancel_failure: None,
+            sent: cut::Sent::default(),
+            fetched: HashMap::new(),
+            cut: None,
+            fails_transaction: false,
             open_pipeline: false,
             skip_until_sync: false,
             crowded: false,
@@ -257,10 +275,16 @@ impl Exchange {
     }
 
     fn expect(&mut self, expect: Expect) {
-        if self.pending.is_empty() {
-            self.head_since = Instant::now();
-        }
+        let first = self.pending.is_empty();
         self.pending.push_back(expect);
+        if first {
+            self.head_changed();
+        }
+    }
+
+    fn head_changed(&mut self) {
+        self.head_since = Instant::now();
+        self.begin_result();
     }
 
     fn take_back(&mut self, undo: Undo) {

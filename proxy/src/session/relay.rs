@@ -58,6 +58,10 @@ pub(super) struct Relay {
     client_skip: usize,
     /// What is still to come of a server's frame that passes in pieces.
     server_piece: usize,
+    /// What is still to come of a server's frame that is dropped.
+    server_drop: usize,
+    /// Until our own cancel has arrived.
+    settling: Option<Waiting<bool>>,
     /// The client's next frame has to wait for the server.
     client_waits: bool,
     /// The session's cancel key names the connection that it holds.
@@ -101,6 +105,8 @@ impl Relay {
             client_piece: 0,
             client_skip: 0,
             server_piece: 0,
+            server_drop: 0,
+            settling: None,
             client_waits: false,
             cancellable: false,
             refresh: false,
@@ -145,7 +151,8 @@ impl Relay {
     fn let_go(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
         lease.tainted |= self.exchange.take_taint() | self.exchange.is_pinned();
-        let whole = self.client_piece == 0 && self.server_piece == 0 && lease.outgoing.is_empty();
+        let whole =
+            self.client_piece == 0 && self.server_piece == 0 && self.server_drop == 0 && lease.outgoing.is_empty();
         if self.exchange.is_quiet() && whole && !self.server_is_leaving {
             lease.release(self.cancel.slot());
         } else {
@@ -323,6 +330,7 @@ impl Relay {
         if let Some(lease) = &self.lease {
             let whole = self.client_piece == 0
                 && self.server_piece == 0
+                && self.server_drop == 0
                 && lease.outgoing.is_empty()
                 && lease.incoming.is_empty()
                 && !self.server_is_leaving;

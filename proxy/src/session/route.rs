@@ -8,6 +8,7 @@ use portcullis_catalog::{Login, PlaneStatus, PolicyDocument, Snapshot, Workspace
 use portcullis_policy::{Policy, RolePolicy, Scope, VerdictCache};
 
 use super::end::SessionEnd;
+use super::exchange::ResultLimits;
 use crate::upstream::Destination;
 
 /// Where a session's statements go and what they are judged by. Immutable; a newer snapshot makes a newer one.
@@ -22,6 +23,8 @@ pub struct Route {
     pub policy: Arc<str>,
     /// The workspace's own limit for one statement, where it has one.
     pub query_timeout: Option<Duration>,
+    /// The most that one statement may give to the client.
+    pub result_limits: ResultLimits,
     /// The most client sessions of the workspace, where it has its own limit.
     pub sessions_max: Option<u32>,
 }
@@ -46,6 +49,8 @@ impl Route {
         let Some(backend) = entry.backend.get(&login.kind) else { return Err(closed) };
         let Some(document) = snapshot.policy(&workspace.profile) else { return Err(closed) };
         let Some((role, policy)) = policies.role(document, &login.kind) else { return Err(closed) };
+        let of_workspace = ResultLimits { rows: workspace.settings.max_rows_per_query, bytes: None };
+        let result_limits = of_workspace.and(ResultLimits { rows: role.rows_max(), bytes: role.bytes_max() });
         Ok(Self {
             workspace: workspace.id.clone(),
             destination: Destination {
@@ -56,6 +61,7 @@ impl Route {
             },
             scope: verdicts.scope(&role, &[workspace.database.clone(), workspace.alias.clone()]),
             policy,
+            result_limits,
             query_timeout: workspace.settings.query_timeout_ms.map(Duration::from_millis),
             sessions_max: workspace.settings.max_connections,
         })

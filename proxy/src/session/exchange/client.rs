@@ -210,6 +210,11 @@ impl Exchange {
                 // Known from here on, so that a pipeline may use what it makes: the server is asked in any case.
                 Effect::SqlPrepare { name } => {
                     self.sql_prepared.entry(name.clone()).or_insert(false);
+                    if permit.writes().is_empty() {
+                        self.sql_writers.remove(name);
+                    } else {
+                        self.sql_writers.insert(name.clone());
+                    }
                 }
                 Effect::Declare { name, .. } => {
                     self.portals.entry(name.clone()).or_insert(Portal::Cursor { hold: false });
@@ -597,7 +602,7 @@ impl Exchange {
         }
         upstream.outgoing.execute(name, rows_max);
         self.open_pipeline = true;
-        self.expect(Expect::Execute { statement });
+        self.expect(Expect::Execute { statement, portal: name.to_owned() });
         Performed::Done
     }
 

@@ -61,6 +61,12 @@ impl Exchange {
         upstream: &mut UpstreamState,
         out: &mut BytesMut,
     ) -> Result<Handled, SessionEnd> {
+        match tag {
+            // COPY TO STDOUT has not ended well either.
+            b'c' if self.cut.is_some() => return Ok(Handled::Swallowed),
+            b'C' | b'I' | b's' if self.cut.is_some() => return self.end_cut(tag, body, upstream, out),
+            _ => {}
+        }
         let Some(head) = self.pending.front_mut() else { return Err(SessionEnd::UpstreamMessage(tag)) };
         let handled = match (head, tag) {
             (Expect::Settings, _) => return Ok(Handled::Swallowed),
@@ -73,6 +79,7 @@ impl Exchange {
                 if let Some(permit) = permit {
                     self.completed(&permit, Some(at), body, upstream);
                 }
+                self.begin_result();
                 return Ok(Handled::Forward);
             }
             (Expect::Query { .. } | Expect::Execute { .. }, b'G') => {
@@ -91,8 +98,13 @@ impl Exchange {
             (Expect::Describe { .. }, b't') => return Ok(Handled::Forward),
             (Expect::Describe { .. }, b'T' | b'n') => Handled::Forward,
             (Expect::Execute { .. }, b'D' | b'H' | b'd' | b'c') => return Ok(Handled::Forward),
-            (Expect::Execute { .. }, b's' | b'I') => Handled::Forward,
-            (Expect::Execute { statement }, b'C') => {
+            (Expect::Execute { portal, .. }, b's') => {
+                let portal = std::mem::take(portal);
+                self.suspend_result(portal);
+                Handled::Forward
+            }
+            (Expect::Execute { .. }, b'I') => Handled::Forward,
+            (Expect::Execute { statement, .. }, b'C') => {
                 let statement = statement.clone();
                 self.copy_in = None;
                 if let Some(statement) = statement {
@@ -132,10 +144,6 @@ impl Exchange {
             self.pending.pop_front();
         }
         self.head_changed();
-    }
-
-    fn head_changed(&mut self) {
-        self.head_since = std::time::Instant::now();
     }
 
     fn copy_has_begun(&mut self) {
@@ -180,6 +188,10 @@ impl Exchange {
             return Err(SessionEnd::UpstreamMessage(b'E'));
         };
         let fatal = fields.is_fatal();
+        if matches!(self.pending.front(), Some(Expect::FailTransaction)) && !fatal {
+            self.failed = true;
+            return Ok(Handled::Swallowed);
+        }
         let of_pipeline = !matches!(self.pending.front(), Some(Expect::Query { .. } | Expect::Sync { .. }) | None);
         self.failed = true;
         self.copy_in = None;
@@ -217,11 +229,12 @@ impl Exchange {
             _ => None,
         };
         let refused = refusal.filter(|Refusal { token, .. }| token.is_named_by(fields)).map(|refusal| refusal.error);
+        let cut = self.cut.take();
         if refused.is_some() {
             return refused;
         }
         if fields.code() == Some("57014") {
-            return self.copy_failure.take().or_else(|| self.cancel_failure.take());
+            return self.copy_failure.take().or(cut).or_else(|| self.cancel_failure.take());
         }
         None
     }
@@ -251,7 +264,7 @@ impl Exchange {
                     self.take_back(undo);
                 }
                 Expect::Describe { statement: Some(statement) } if stale_plan => upstream.prepared.forget(&statement),
-                Expect::Execute { statement: Some(statement) } => {
+                Expect::Execute { statement: Some(statement), .. } => {
                     if stale_plan {
                         upstream.prepared.forget(&statement);
                     }
@@ -312,8 +325,12 @@ impl Exchange {
                     self.skip_until_sync = false;
                 }
             }
-            Some(Expect::Query { .. }) => {}
+            Some(Expect::Query { .. } | Expect::FailTransaction) => {}
             _ => return Err(SessionEnd::UpstreamMessage(b'Z')),
+        }
+        self.cut = None;
+        if self.fail_transaction(status, upstream)? {
+            return Ok(Handled::Swallowed);
         }
         self.copy_in = None;
         self.copy_failure = None;
@@ -344,12 +361,13 @@ impl Exchange {
             let later = self.pending.iter().any(|expect| matches!(expect, Expect::Bind { .. }));
             if !later {
                 self.portals.retain(|_, portal| matches!(portal, Portal::Cursor { hold: true }));
+                self.fetched.clear();
             }
         }
     }
 
     /// A statement has ended well: `at` is its number in a Query, `None` where there is only one.
-    fn completed(&mut self, permit: &Permit, at: Option<usize>, body: &[u8], upstream: &mut UpstreamState) {
+    pub(super) fn completed(&mut self, permit: &Permit, at: Option<usize>, body: &[u8], upstream: &mut UpstreamState) {
         self.schema_changed |= changes_schema(permit.command());
         for effect in permit.effects_of(at.unwrap_or(0)) {
             self.take_effect(effect, body, upstream);

@@ -11,6 +11,7 @@ use portcullis_wire::frontend::encode;
 use portcullis_wire::{ErrorMessage, Frontend, SqlState, TransactionStatus, cut_frame, cut_frontend_frame};
 
 use super::*;
+use crate::session::end::SessionEnd;
 use crate::upstream::UpstreamState;
 
 const STORAGE: &str = include_str!("../../../../provisioner/profiles/storage/policy.toml");
@@ -20,6 +21,7 @@ struct Talk {
     exchange: Exchange,
     upstream: Option<UpstreamState>,
     role: Arc<RolePolicy>,
+    limits: ResultLimits,
     to_client: BytesMut,
 }
 
@@ -32,7 +34,7 @@ impl Talk {
         let role = Policy::parse(STORAGE).unwrap().kind("customer_db").unwrap().clone();
         let limits = ExchangeLimits { prepared_statements_max: 3, session_pooling: false };
         let exchange = Exchange::new(limits, 1, Values::new(), BTreeMap::new());
-        Self { exchange, upstream: Some(upstream), role, to_client: BytesMut::new() }
+        Self { exchange, upstream: Some(upstream), role, limits: ResultLimits::default(), to_client: BytesMut::new() }
     }
 
     fn judged(&self, surface: Surface, sql: &str) -> Result<Permit, Box<ErrorMessage>> {
@@ -106,6 +108,10 @@ impl Talk {
         let mut bytes = BytesMut::new();
         write(&mut bytes);
         while let Some(frame) = cut_frame(&mut bytes, 1 << 20).unwrap() {
+            let passes = self.exchange.passes_in_pieces(frame.tag());
+            if passes && self.exchange.row(frame.raw().len(), &self.limits) != Row::Passes {
+                continue;
+            }
             let upstream = self.upstream.as_mut().unwrap();
             let out = &mut self.to_client;
             if self.exchange.server_message(frame.tag(), frame.body(), upstream, out).unwrap() == Handled::Forward {
@@ -117,6 +123,11 @@ impl Talk {
 
     fn done(&mut self, tag: &str) -> &mut Self {
         self.server(|out| reply::command_complete(out, tag))
+    }
+
+    /// So many rows of eight bytes in all, the frame's head included.
+    fn rows(&mut self, count: usize) -> &mut Self {
+        self.server(|out| (0..count).for_each(|_| out.put_slice(b"D\0\0\0\x06\0\0")))
     }
 
     fn ready(&mut self, status: TransactionStatus) -> &mut Self {
@@ -430,4 +441,132 @@ fn a_connection_s_other_settings_are_not_told_before_they_are_moved() {
     upstream.parameters.insert("TimeZone".into(), "Asia/Tokyo".into());
     talk.exchange.meet(&upstream, &mut talk.to_client);
     assert_eq!(talk.heard(), "S(TimeZone=Asia/Tokyo)", "and never the proxy's own login");
+}
+
+/// At most two rows of each result.
+fn two_rows() -> Talk {
+    let mut talk = Talk::new();
+    talk.limits.rows = Some(2);
+    talk
+}
+
+const TOO_MANY: &str = "E(the result has more than 2 rows, the limit for one statement)";
+
+#[test]
+fn a_result_within_its_limit_is_whole() {
+    let mut talk = two_rows();
+    assert_eq!(talk.query("SELECT 1").rows(2).done("SELECT 2").ready(Idle).heard(), "D D C(SELECT 2) ZI");
+    talk.query("BEGIN; SELECT 1").done("BEGIN").rows(2).done("SELECT 2").ready(InTransaction);
+    assert_eq!(talk.heard(), "C(BEGIN) D D C(SELECT 2) ZT");
+    talk.limits = ResultLimits { rows: None, bytes: Some(21) };
+    assert_eq!(talk.query("SELECT 1").rows(3).done("SELECT 3").ready(InTransaction).heard(), "D D D C(SELECT 3) ZT");
+    talk.query("SELECT 1").rows(4).done("SELECT 4");
+    assert_eq!(talk.heard(), "D D D E(the result has more than 21 bytes, the limit for one statement)");
+}
+
+#[test]
+fn a_result_is_cut_where_the_server_is_stopped() {
+    let mut talk = two_rows();
+    talk.query("SELECT 1").rows(2);
+    assert!(!talk.exchange.is_cutting());
+    talk.rows(5);
+    assert!(talk.exchange.is_cutting());
+    talk.fails(SqlState::QUERY_CANCELED, "canceling statement due to user request").ready(Idle);
+    assert_eq!(talk.heard(), format!("D D {TOO_MANY} ZI"));
+    assert_eq!(talk.sent(), "Q(SELECT 1)");
+    talk.query("COPY storage.t TO STDOUT").server(|out| out.put_slice(b"H\0\0\0\x07\0\0\0"));
+    talk.server(|out| (0..3).for_each(|_| out.put_slice(b"d\0\0\0\x05\n"))).server(|out| out.put_slice(b"c\0\0\0\x04"));
+    assert_eq!(talk.done("COPY 3").ready(Idle).heard(), format!("H d d {TOO_MANY} ZI"));
+    // Another error of the server is its own; the next result counts anew.
+    talk.query("SELECT 1").rows(3).fails(SqlState::PROGRAM_LIMIT_EXCEEDED, "out of luck").ready(Idle);
+    assert_eq!(talk.heard(), "D D E(out of luck) ZI");
+    assert_eq!(talk.query("SELECT 1").rows(1).done("SELECT 1").ready(Idle).heard(), "D C(SELECT 1) ZI");
+}
+
+#[test]
+fn a_result_that_was_complete_ends_in_the_same_error() {
+    let mut talk = two_rows();
+    talk.query("SELECT 1").rows(3).done("SELECT 3").ready(Idle);
+    assert_eq!(talk.heard(), format!("D D {TOO_MANY} ZI"));
+    talk.sent();
+    talk.parse("", "SELECT 1").run("").server(|out| out.put_slice(b"1\0\0\0\x042\0\0\0\x04"));
+    talk.rows(3).done("SELECT 3").ready(Idle);
+    assert_eq!(talk.heard(), format!("1 2 D D {TOO_MANY} ZI"));
+    assert!(talk.exchange.is_quiet());
+}
+
+#[test]
+fn its_transaction_has_failed() {
+    for parse in [false, true] {
+        let mut talk = two_rows();
+        talk.query("BEGIN").done("BEGIN").ready(InTransaction).heard();
+        if parse {
+            talk.parse("", "SELECT 1").run("").server(|out| out.put_slice(b"1\0\0\0\x042\0\0\0\x04"));
+        } else {
+            talk.query("SELECT 1");
+        }
+        talk.rows(3).done("SELECT 3");
+        talk.sent();
+        talk.ready(InTransaction);
+        assert!(!talk.heard().contains('Z'), "the client waits");
+        let seen = talk.sent();
+        assert!(seen.starts_with("Q(portcullis_refused_"), "{seen}");
+        assert_eq!(talk.refuses_marker(&seen).ready(Failed).heard(), "ZE");
+        assert_eq!(talk.query("ROLLBACK").done("ROLLBACK").ready(Idle).heard(), "C(ROLLBACK) ZI");
+    }
+}
+
+#[test]
+fn a_client_that_flushes_is_skipped_to_its_sync() {
+    let mut talk = two_rows();
+    talk.parse("", "SELECT 1").bind("").execute().server(|out| out.put_slice(b"1\0\0\0\x042\0\0\0\x04"));
+    talk.rows(3).done("SELECT 3").heard();
+    talk.sent();
+    assert_eq!(talk.execute().query("SELECT 2").sent(), "", "skipped until Sync");
+    assert_eq!(talk.sync().ready(Idle).heard(), "ZI");
+}
+
+#[test]
+fn portals_are_counted_over_all_their_parts() {
+    let mut talk = two_rows();
+    let suspended = |out: &mut BytesMut| out.put_slice(b"s\0\0\0\x04");
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction).heard();
+    talk.parse("", "SELECT 1").run("").server(|out| out.put_slice(b"1\0\0\0\x042\0\0\0\x04"));
+    talk.rows(1).server(suspended).ready(InTransaction);
+    assert_eq!(talk.heard(), "1 2 D s ZT");
+    talk.execute().sync().rows(1).server(suspended).ready(InTransaction);
+    assert_eq!(talk.heard(), "D s ZT");
+    talk.execute().sync().rows(1).server(suspended);
+    assert_eq!(talk.heard(), TOO_MANY);
+}
+
+#[test]
+fn what_writes_is_not_cut() {
+    let mut talk = two_rows();
+    talk.query("DELETE FROM storage.t RETURNING a").rows(3).done("DELETE 3").ready(Idle);
+    assert_eq!(talk.heard(), "D D D C(DELETE 3) ZI");
+    talk.query("PREPARE w AS DELETE FROM storage.t RETURNING a").done("PREPARE").ready(Idle);
+    talk.query("EXECUTE w").rows(3).done("DELETE 3").ready(Idle);
+    assert_eq!(talk.heard(), "C(PREPARE) ZI D D D C(DELETE 3) ZI");
+    talk.query("PREPARE r AS SELECT 1").done("PREPARE").ready(Idle);
+    talk.query("EXECUTE r").rows(3).done("SELECT 3").ready(Idle);
+    assert_eq!(talk.heard(), format!("C(PREPARE) ZI D D {TOO_MANY} ZI"));
+}
+
+#[test]
+fn what_stands_behind_a_cut_and_cannot_be_taken_back_ends_the_session() {
+    let ends = |talk: &mut Talk| {
+        let mut bytes = BytesMut::new();
+        reply::command_complete(&mut bytes, "SELECT 3");
+        let frame = cut_frame(&mut bytes, 1 << 20).unwrap().unwrap();
+        let upstream = talk.upstream.as_mut().unwrap();
+        talk.exchange.server_message(frame.tag(), frame.body(), upstream, &mut talk.to_client)
+    };
+    let mut talk = two_rows();
+    talk.query("SELECT 1; COMMIT").rows(3);
+    assert!(matches!(ends(&mut talk), Err(SessionEnd::ResultCut(_))));
+    let mut talk = two_rows();
+    talk.parse("", "SELECT 1").bind("").execute().execute().sync();
+    talk.server(|out| out.put_slice(b"1\0\0\0\x042\0\0\0\x04")).rows(3);
+    assert!(matches!(ends(&mut talk), Err(SessionEnd::ResultCut(_))));
 }

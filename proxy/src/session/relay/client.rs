@@ -45,6 +45,12 @@ impl Relay {
     pub(super) fn serve_client(&mut self, cx: &mut Context<'_>) -> Turn {
         let mut moved = false;
         self.client_waits = true;
+        if let Some(settling) = &mut self.settling {
+            if settling.as_mut().poll(cx).is_pending() {
+                return Ok(false);
+            }
+            self.settling = None;
+        }
         loop {
             if let Some(judging) = &mut self.judging {
                 let Poll::Ready(message) = judging.as_mut().poll(cx) else { return Ok(moved) };

@@ -9,7 +9,7 @@ use portcullis_wire::{Header, TransactionStatus};
 use super::{BACKLOG_BYTES, Relay, Turn};
 use crate::pool::Lease;
 use crate::session::end::SessionEnd;
-use crate::session::exchange::Handled;
+use crate::session::exchange::{Handled, Row};
 use crate::sessions::Doing;
 
 /// The largest message of a server that is held as a whole; longer ones of these kinds do not occur.
@@ -24,7 +24,10 @@ impl Relay {
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let moved = match lease.poll_read(cx) {
-            Poll::Pending => false,
+            Poll::Pending => {
+                self.stop_what_is_cut();
+                false
+            }
             Poll::Ready(Ok(0)) => {
                 return Err(if self.server_is_leaving { SessionEnd::UpstreamFatal } else { SessionEnd::UpstreamGone });
             }
@@ -36,6 +39,18 @@ impl Relay {
             self.serve_server()?;
         }
         Ok(moved)
+    }
+
+    /// A result is cut and the server has more of it: it is told to stop. Nothing goes to it before that has arrived, so
+    /// that it stops nothing else.
+    fn stop_what_is_cut(&mut self) {
+        if !self.exchange.is_cutting() || self.cancelled_at.is_some() {
+            return;
+        }
+        self.cancelled_at = Some(Instant::now());
+        self.send_cancel();
+        let slot = self.cancel.slot().clone();
+        self.settling = Some(Box::pin(async move { slot.settled().await }));
     }
 
     /// Deals with the frames that the server has sent.
@@ -64,13 +79,30 @@ impl Relay {
                 self.server_piece -= count;
                 continue;
             }
+            if self.server_drop > 0 {
+                let count = self.server_drop.min(incoming.len());
+                if count == 0 {
+                    return Ok(());
+                }
+                incoming.advance(count);
+                self.server_drop -= count;
+                continue;
+            }
             let Some(header) = Header::peek(incoming, SERVER_FRAME_BYTES_MAX)
                 .map_err(|_| SessionEnd::UpstreamMessage(incoming.first().copied().unwrap_or(0)))?
             else {
                 return Ok(());
             };
             if self.exchange.passes_in_pieces(header.tag) {
-                self.server_piece = header.frame_len();
+                let length = header.frame_len();
+                match self.exchange.row(length, &self.route.result_limits) {
+                    Row::Passes => self.server_piece = length,
+                    Row::Dropped => self.server_drop = length,
+                    Row::TooMany(limit) => {
+                        self.gate.metrics.limit_hit(limit);
+                        self.server_drop = length;
+                    }
+                }
                 continue;
             }
             if header.body_len > HELD_BYTES_MAX {
@@ -91,6 +123,9 @@ impl Relay {
             }
             if header.tag == b'Z' {
                 self.statement_ended(lease.status);
+            } else if self.exchange.working_since().is_none() {
+                // Stopped, and the client has not sent its Sync yet.
+                self.cancelled_at = None;
             }
         }
     }
