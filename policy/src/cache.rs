@@ -110,8 +110,8 @@ impl VerdictCache {
 
     /// The verdict over exactly this text, if it is remembered. Allocates nothing.
     pub fn recall(&self, scope: &Scope, surface: Surface, text: &[u8]) -> Option<Verdict> {
-        let asked = Asked { scope: scope.0.number, surface, what: text };
-        self.kept.as_ref()?.texts.get(&asked)
+        let kept = self.kept.as_ref().filter(|_| text.len() <= TEXT_BYTES_MAX)?;
+        kept.texts.get(&Asked { scope: scope.0.number, surface, what: text })
     }
 
     /// The verdict over a text that is not remembered: from another one of its shape, or judged and then remembered.
