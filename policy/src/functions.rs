@@ -53,6 +53,8 @@ pub enum Special {
     Notify,
     /// `ts_rewrite`: with three arguments only; with two it runs its second argument as a query.
     TsRewrite,
+    /// `jsonb_set_lax`: not with a value that may be a constant NULL, which servers read after it is freed.
+    JsonbSetLax,
 }
 
 /// One line of the generated table: name, class, whether `x.name` would call it, index into the reasons.
@@ -330,6 +332,7 @@ mod tests {
             ("pg_advisory_xact_lock", Special::TransactionLock),
             ("pg_notify", Special::Notify),
             ("ts_rewrite", Special::TsRewrite),
+            ("jsonb_set_lax", Special::JsonbSetLax),
         ] {
             check(name, Class::Special(special));
             assert!(reason(name).is_some(), "{name}");

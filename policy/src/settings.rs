@@ -53,6 +53,7 @@ const SETTINGS: &[(&str, Rule)] = &[
     ("default_transaction_isolation", Rule::Any),
     ("default_transaction_read_only", Rule::ReadOnly),
     ("effective_cache_size", Rule::Any),
+    ("effective_io_concurrency", Rule::Any),
     ("enable_async_append", Rule::Any),
     ("enable_bitmapscan", Rule::Any),
     ("enable_distinct_reordering", Rule::Any),
@@ -95,6 +96,7 @@ const SETTINGS: &[(&str, Rule)] = &[
     ("lc_numeric", Rule::Any),
     ("lc_time", Rule::Any),
     ("lock_timeout", Rule::Any),
+    ("max_parallel_workers", Rule::Any),
     ("max_parallel_workers_per_gather", Rule::Any),
     ("min_parallel_index_scan_size", Rule::Any),
     ("min_parallel_table_scan_size", Rule::Any),
@@ -118,6 +120,7 @@ const SETTINGS: &[(&str, Rule)] = &[
     ("transaction_read_only", Rule::ReadOnly),
     ("transaction_timeout", Rule::Any),
     ("work_mem", Rule::Any),
+    ("xmlbinary", Rule::Any),
     ("xmloption", Rule::Any),
 ];
 
@@ -132,7 +135,6 @@ const ADDABLE: &[&str] = &[
     "maintenance_work_mem",
     "max_parallel_maintenance_workers",
     "synchronous_commit",
-    "xmlbinary",
 ];
 
 /// What the values of a parameter with a cap count.

@@ -4,7 +4,7 @@ use pb::{AlterTableType as At, ConstrType, ObjectType as Obj};
 use pg_query::NodeEnum as N;
 use pg_query::protobuf as pb;
 
-use super::{Access, Location, Name, Walked, Walker, clause_refused, kind_refused, node_refused, strings};
+use super::{Access, Location, Name, Refusal, Walked, Walker, clause_refused, kind_refused, node_refused, strings};
 use crate::document::DefineObject;
 use crate::verdict::Kind;
 
@@ -543,9 +543,18 @@ impl<'t> Walker<'t> {
             Ok(Obj::ObjectType) => (DefineObject::Type, 0),
             Ok(Obj::ObjectDomain) => (DefineObject::Domain, 0),
             Ok(Obj::ObjectStatisticExt) => (DefineObject::Statistics, 0),
+            Ok(Obj::ObjectDomconstraint) => return self.comment_on_domain_constraint(comment),
             _ => return Err(kind_refused("COMMENT ON", self.facts.location)),
         };
         self.define_list(comment.object.as_deref(), drop_last, object)
+    }
+
+    /// COMMENT ON CONSTRAINT … ON DOMAIN: the domain as a type, then the constraint's name.
+    fn comment_on_domain_constraint(&mut self, comment: &'t pb::CommentStmt) -> Walked {
+        let Some(N::List(parts)) = comment.object.as_ref().and_then(|object| object.node.as_ref()) else {
+            return Err(node_refused("object name"));
+        };
+        self.define_list(parts.items.first(), 0, DefineObject::Domain)
     }
 
     pub(super) fn create_enum(&mut self, create: &'t pb::CreateEnumStmt) -> Walked {
@@ -564,7 +573,8 @@ impl<'t> Walker<'t> {
         self.deferred(|walker| walker.table_elements(&create.coldeflist))
     }
 
-    /// Range types without functions of their own.
+    /// Range types without functions of their own: the difference must be one that may be called anyway. CANONICAL takes a
+    /// function that is written for the type.
     pub(super) fn create_range(&mut self, create: &'t pb::CreateRangeStmt) -> Walked {
         self.facts.kind = Kind::CreateType;
         self.define_parts(&create.type_name, 0, DefineObject::Type)?;
@@ -572,11 +582,20 @@ impl<'t> Walker<'t> {
             let Some(N::DefElem(option)) = &option.node else { return Err(node_refused("range option")) };
             match option.defname.as_str() {
                 "subtype" => self.boxed(&option.arg)?,
+                "subtype_diff" => self.call_by_name(range_option_name(option)?, option.location)?,
+                "subtype_opclass" => self.other("operator class", range_option_name(option)?, option.location)?,
+                "collation" => self.other("collation", range_option_name(option)?, option.location)?,
                 "multirange_type_name" => match option.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
                     Some(N::TypeName(name)) => self.define_parts(&name.names, 0, DefineObject::Type)?,
                     _ => return Err(node_refused("range option")),
                 },
-                _ => return Err(clause_refused("range option", "Give SUBTYPE only.", option.location)),
+                _ => {
+                    return Err(clause_refused(
+                        "range option",
+                        "Give SUBTYPE, SUBTYPE_DIFF, SUBTYPE_OPCLASS or COLLATION only.",
+                        option.location,
+                    ));
+                }
             }
         }
         Ok(())
@@ -621,8 +640,41 @@ impl<'t> Walker<'t> {
         })
     }
 
+    /// ANALYZE of tables by name. Without names it takes every table that the role may, and says so for all the others.
+    pub(super) fn analyze(&mut self, analyze: &'t pb::VacuumStmt) -> Walked {
+        if analyze.rels.is_empty() {
+            return Err(kind_refused("ANALYZE", self.facts.location));
+        }
+        self.facts.kind = Kind::Analyze;
+        for option in &analyze.options {
+            let Some(N::DefElem(option)) = &option.node else { return Err(node_refused("ANALYZE option")) };
+            if !matches!(option.defname.as_str(), "verbose" | "skip_locked") {
+                let object = format!("ANALYZE option {}", option.defname);
+                return Err(clause_refused(&object, "Leave the option out.", option.location));
+            }
+            self.boxed(&option.arg)?;
+        }
+        for relation in &analyze.rels {
+            match &relation.node {
+                Some(N::VacuumRelation(pb::VacuumRelation { relation, oid: 0, va_cols: _ })) => {
+                    self.target(relation.as_ref(), Access::Define(DefineObject::Statistics))?;
+                }
+                _ => return Err(node_refused("ANALYZE")),
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn alter_statistics(&mut self, alter: &'t pb::AlterStatsStmt) -> Walked {
         self.facts.kind = Kind::AlterStatistics;
         self.define_parts(&alter.defnames, 0, DefineObject::Statistics)
+    }
+}
+
+/// The name that an option of CREATE TYPE … AS RANGE gives; the grammar reads it as a type's.
+fn range_option_name(option: &pb::DefElem) -> Result<&[pb::Node], Box<Refusal>> {
+    match option.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
+        Some(N::TypeName(name)) => Ok(&name.names),
+        _ => Err(node_refused("range option")),
     }
 }

@@ -397,6 +397,15 @@ impl<'t> Walker<'t> {
         Ok(())
     }
 
+    /// A function that a definition names without its arguments, which PostgreSQL will call.
+    pub(super) fn call_by_name(&mut self, name: &'t [pb::Node], location: Location) -> Walked {
+        let name = strings(name)
+            .and_then(|parts| Name::of_parts(&parts))
+            .ok_or_else(|| clause_refused("function name", "Name the function without a database.", location))?;
+        self.facts.calls.push(Call { name, arguments: &[], location, deferred: true });
+        Ok(())
+    }
+
     fn call(&mut self, call: &'t pb::FuncCall) -> Walked {
         let pb::FuncCall {
             funcname,

@@ -540,6 +540,7 @@ fn advice(kind: &str, writes: bool) -> &'static str {
         "CREATE DATABASE" | "ALTER DATABASE" | "DROP DATABASE" => "Workspaces are managed over the HTTP API.",
         "CREATE SCHEMA" | "DROP SCHEMA" => "The schemas of a workspace are fixed.",
         "CREATE EXTENSION" | "ALTER EXTENSION" | "DROP EXTENSION" => "Extensions are the operator's to install.",
+        "ANALYZE" if writes => "Name the tables: ANALYZE schema.table. The server also does this by itself.",
         "VACUUM" | "ANALYZE" | "CLUSTER" | "CHECKPOINT" => "The server does this by itself.",
         "REINDEX" => "Drop the index and create it again.",
         "DO" | "CALL" | "CREATE FUNCTION" | "CREATE PROCEDURE" => "Send the statements themselves, one at a time.",

@@ -64,7 +64,8 @@ fn acts(call: &Call<'_>) -> bool {
             | Special::LastVal
             | Special::SetConfig
             | Special::AdvisoryUnlockAll
-            | Special::TsRewrite => false,
+            | Special::TsRewrite
+            | Special::JsonbSetLax => false,
         },
         Class::Unknown => true,
         Class::Allowed | Class::Forbidden => false,
@@ -363,7 +364,10 @@ impl Rules<'_> {
             }
             Class::Unknown => {
                 let why = format!("{name} is not a function on this login's list");
-                Err(self.refuse.function(&name.to_string(), &why, UNKNOWN_HINT, call.location))
+                let own =
+                    self.role.define.contains(name.schema) && self.role.define_objects.contains(&DefineObject::Type);
+                let hint = if own { OWN_TYPE_HINT } else { UNKNOWN_HINT };
+                Err(self.refuse.function(&name.to_string(), &why, hint, call.location))
             }
         }
     }
@@ -402,6 +406,11 @@ impl Rules<'_> {
             Special::Notify => refuse("notifications are off for this login", "Poll a table instead."),
             Special::TsRewrite if call.arguments.len() == 3 => Ok(()),
             Special::TsRewrite => refuse("with two arguments it runs a query from a string", "Give three arguments."),
+            Special::JsonbSetLax if keeps_its_arguments(call.arguments) => Ok(()),
+            Special::JsonbSetLax => refuse(
+                "a NULL for its third argument can crash the server, unless the fifth says delete_key, return_target or raise_exception",
+                "Use jsonb_set with coalesce(value, 'null'), or give the fifth argument.",
+            ),
             Special::SetConfig => {
                 if self.tightens_dump(call) {
                     // It may not even exist on this server, so it cannot be moved with the session.
@@ -468,6 +477,41 @@ fn makes_temporary(kind: Kind, used: &Use<'_>) -> bool {
     }
 }
 
+/// Whether a `jsonb_set_lax` leaves its arguments alone. PostgreSQL (15.18 at least) answers a NULL third argument by putting
+/// a JSON null in its place, in memory that goes with the row; a constant is not evaluated again for the next row, which
+/// then reads freed memory. What the planner makes constant cannot be seen here (it looks through subqueries and bound
+/// parameters), so the third must be written out, or the fifth say that NULL is no JSON null, or all be literals: then the
+/// planner calls the function, once.
+fn keeps_its_arguments(arguments: &[pb::Node]) -> bool {
+    let text = |argument: Option<&pb::Node>| match argument.and_then(constant) {
+        Some(SettingValue::Text(text)) => Some(text),
+        Some(SettingValue::Default | SettingValue::Bound(_)) | None => None,
+    };
+    text(arguments.get(2).map(without_cast)).is_some()
+        || text(arguments.get(4)).is_some_and(|treatment| treatment != "use_json_null")
+        || arguments.iter().all(is_literal)
+}
+
+fn without_cast(node: &pb::Node) -> &pb::Node {
+    match &node.node {
+        Some(NodeEnum::TypeCast(cast)) => cast.arg.as_deref().unwrap_or(node),
+        _ => node,
+    }
+}
+
+/// A literal, NULL included, for which the parser itself makes a constant: a cast of a cast, or to a domain, is evaluated later.
+fn is_literal(node: &pb::Node) -> bool {
+    match &node.node {
+        Some(NodeEnum::AConst(_)) => true,
+        Some(NodeEnum::NamedArgExpr(named)) => named.arg.as_deref().is_some_and(is_literal),
+        Some(NodeEnum::TypeCast(cast)) => {
+            let literal = cast.arg.as_deref().is_some_and(|arg| matches!(arg.node, Some(NodeEnum::AConst(_))));
+            literal && cast_to(cast, &["jsonb", "text", "bool"])
+        }
+        _ => false,
+    }
+}
+
 /// Views of `pg_catalog` with samples of columns' values.
 const SAMPLES: &[&str] = &["pg_stats", "pg_stats_ext", "pg_stats_ext_exprs"];
 
@@ -475,6 +519,9 @@ const CALL_HINT: &str = "Use functions that compute from their arguments or read
 
 const UNKNOWN_HINT: &str =
     "Use a built-in function; functions of extensions pass where the policy lists them by schema and name.";
+
+/// In a schema where the login makes its types: their constructors have their names, which are not known here.
+const OWN_TYPE_HINT: &str = "Write a value of your own range type as a literal: '[1,2)'::schema.type.";
 
 const DUMP_SETTING: &str = "SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings \
      WHERE name = 'restrict_nonsystem_relation_kind'";

@@ -320,6 +320,21 @@ fn d20_d21_the_override_profile() {
         ok INSERT INTO dl_override.person_overrides (person_id, title) VALUES ('p1', 'CTO')
         ok DELETE FROM dl_override.person_overrides
         target.schema TRUNCATE dl_override.person_overrides
+        target.schema ANALYZE dl_override.person_overrides
+        target.schema ANALYZE tenant_custom.t, dl_cache.person_enrichments
+        target.unqualified ANALYZE t
+        statement.not_allowed ANALYZE
+        statement.not_allowed VACUUM ANALYZE tenant_custom.t
+        clause.not_allowed ANALYZE (BUFFER_USAGE_LIMIT 128) tenant_custom.t
+        ok ANALYZE (VERBOSE, SKIP_LOCKED) tenant_custom.t (a, b)
+        target.schema COMMENT ON CONSTRAINT c ON DOMAIN dl_override.d IS 'x'
+        target.unqualified COMMENT ON CONSTRAINT c ON DOMAIN d IS 'x'
+        ok COMMENT ON CONSTRAINT c ON DOMAIN tenant_custom.d IS 'x'
+        name.schema CREATE TYPE tenant_custom.r AS RANGE (subtype = int, subtype_opclass = dl_meta.ops)
+        name.schema CREATE TYPE tenant_custom.r AS RANGE (subtype = text, collation = dl_meta.c)
+        function.not_allowed CREATE TYPE tenant_custom.r AS RANGE (subtype = int, subtype_diff = tenant_custom.f)
+        function.not_allowed SELECT tenant_custom.r(1, 2)
+        clause.not_allowed CREATE TYPE tenant_custom.r AS RANGE (subtype = int, canonical = int4range_canonical)
         target.schema CREATE TABLE dl_override.t (a int)
         target.schema ALTER TABLE dl_override.person_overrides ADD COLUMN x int
         ok CREATE VIEW tenant_custom.v AS SELECT * FROM dl_resolved.people
@@ -402,6 +417,18 @@ fn functions_in_every_disguise() {
         function.not_allowed SELECT * FROM dl_resolved.people TABLESAMPLE system (pg_sleep(1)::text::int)
         function.not_allowed SELECT query_to_xml('SELECT 1', true, true, '')
         function.not_allowed SELECT ts_rewrite('a'::tsquery, 'SELECT 1')
+        function.not_allowed SELECT jsonb_set_lax(attrs, '{a}', NULL) FROM dl_resolved.people
+        function.not_allowed SELECT jsonb_set_lax(attrs, '{a}', NULL::jsonb, true, 'use_json_null') FROM dl_resolved.people
+        function.not_allowed SELECT jsonb_set_lax(attrs, '{a}', x.n) FROM dl_resolved.people, (SELECT NULL::jsonb AS n) x
+        function.not_allowed SELECT jsonb_set_lax(attrs, '{a}', $1) FROM dl_resolved.people
+        function.not_allowed SELECT jsonb_set_lax(attrs, '{a}', NULL, true, x.t) FROM dl_resolved.people, (VALUES ('use_json_null')) x (t)
+        function.not_allowed SELECT jsonb_set_lax(attrs, new_value => NULL, path => '{a}') FROM dl_resolved.people
+        function.not_allowed SELECT jsonb_set_lax('{}', '{a}'::text::text[], NULL) FROM dl_resolved.people
+        function.not_allowed SELECT jsonb_set_lax('{}', '{a}'::storage.path, NULL) FROM dl_resolved.people
+        function.not_allowed SELECT jsonb_set_lax(attrs, '{a}', NULL, true, 'use_json_nullx'::varchar(13)) FROM dl_resolved.people
+        ok SELECT jsonb_set_lax('{}'::jsonb, '{a}', NULL), jsonb_set_lax('{}', '{a}', NULL, null_value_treatment => 'use_json_null')
+        ok SELECT jsonb_set_lax(attrs, '{a}', '1'), jsonb_set_lax(attrs, '{a}', 'null'::jsonb, true) FROM dl_resolved.people
+        ok SELECT jsonb_set_lax(attrs, '{a}', attrs -> 'b', true, 'delete_key') FROM dl_resolved.people
         function.not_allowed SELECT pg_advisory_lock(1)
         function.not_allowed SELECT pg_notify('a', 'b')
         function.not_allowed SELECT set_config('work_mem', '1MB', false) FROM dl_resolved.people
