@@ -53,7 +53,6 @@ const SETTINGS: &[(&str, Rule)] = &[
     ("default_transaction_isolation", Rule::Any),
     ("default_transaction_read_only", Rule::ReadOnly),
     ("effective_cache_size", Rule::Any),
-    ("effective_io_concurrency", Rule::Any),
     ("enable_async_append", Rule::Any),
     ("enable_bitmapscan", Rule::Any),
     ("enable_distinct_reordering", Rule::Any),

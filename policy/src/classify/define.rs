@@ -583,7 +583,7 @@ impl<'t> Walker<'t> {
             match option.defname.as_str() {
                 "subtype" => self.boxed(&option.arg)?,
                 "subtype_diff" => self.call_by_name(range_option_name(option)?, option.location)?,
-                "subtype_opclass" => self.other("operator class", range_option_name(option)?, option.location)?,
+                "subtype_opclass" => built_in_operator_class(range_option_name(option)?, option.location)?,
                 "collation" => self.other("collation", range_option_name(option)?, option.location)?,
                 "multirange_type_name" => match option.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
                     Some(N::TypeName(name)) => self.define_parts(&name.names, 0, DefineObject::Type)?,
@@ -676,5 +676,13 @@ fn range_option_name(option: &pb::DefElem) -> Result<&[pb::Node], Box<Refusal>> 
     match option.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
         Some(N::TypeName(name)) => Ok(&name.names),
         _ => Err(node_refused("range option")),
+    }
+}
+
+/// An operator class by its name alone, or with `pg_catalog`: one of another schema brings functions along.
+fn built_in_operator_class(name: &[pb::Node], location: Location) -> Walked {
+    match strings(name).as_deref() {
+        Some([_] | ["pg_catalog", _]) => Ok(()),
+        _ => Err(clause_refused("operator class", "Use one of PostgreSQL's own.", location)),
     }
 }

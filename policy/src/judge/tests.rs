@@ -330,7 +330,7 @@ fn d20_d21_the_override_profile() {
         target.schema COMMENT ON CONSTRAINT c ON DOMAIN dl_override.d IS 'x'
         target.unqualified COMMENT ON CONSTRAINT c ON DOMAIN d IS 'x'
         ok COMMENT ON CONSTRAINT c ON DOMAIN tenant_custom.d IS 'x'
-        name.schema CREATE TYPE tenant_custom.r AS RANGE (subtype = int, subtype_opclass = dl_meta.ops)
+        clause.not_allowed CREATE TYPE tenant_custom.r AS RANGE (subtype = int, subtype_opclass = dl_meta.ops)
         name.schema CREATE TYPE tenant_custom.r AS RANGE (subtype = text, collation = dl_meta.c)
         function.not_allowed CREATE TYPE tenant_custom.r AS RANGE (subtype = int, subtype_diff = tenant_custom.f)
         function.not_allowed SELECT tenant_custom.r(1, 2)
