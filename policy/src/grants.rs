@@ -7,8 +7,9 @@
 pub use crate::functions::{WRITABLE_RELATIONS, revoked_functions, revoked_relations};
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::document::{RolePolicy, Selection, TableRule};
+use crate::document::{DefineObject, RolePolicy, Selection, TableRule};
 use crate::functions::{self, Special};
 use crate::settings::quote_identifier;
 use crate::verdict::Kind;
@@ -239,15 +240,36 @@ pub fn revoked_languages() -> &'static [&'static str] {
     &["sql", "plpgsql"]
 }
 
+/// Whether DDL of this tag may be of use to a role that defines these objects. A table brings indexes and sequences.
+fn serves(tag: &str, defined: &BTreeSet<DefineObject>) -> bool {
+    let object = match tag.split_once(' ') {
+        Some(("CREATE" | "ALTER" | "REFRESH", "TABLE" | "TABLE AS" | "INDEX" | "SEQUENCE")) | Some(("SELECT", _)) => {
+            return !defined.is_empty();
+        }
+        Some(("CREATE" | "ALTER" | "REFRESH", object)) => object,
+        _ => return true,
+    };
+    match object {
+        "VIEW" => defined.contains(&DefineObject::View),
+        "MATERIALIZED VIEW" => defined.contains(&DefineObject::MaterializedView),
+        "TYPE" => defined.contains(&DefineObject::Type),
+        "DOMAIN" => defined.contains(&DefineObject::Domain),
+        "STATISTICS" => defined.contains(&DefineObject::Statistics),
+        _ => false,
+    }
+}
+
 /// SQL that makes event triggers which refuse, for everybody but the `exempt` roles and superusers, all DDL outside
-/// `schemas`, of a kind that no policy allows, or that leaves an object to another owner. Needs a superuser.
+/// `schemas`, of a kind that none of the policy's `kinds` may define, that sets an option by which a table burdens the
+/// server, or that leaves an object to another owner. Needs a superuser.
 ///
 /// Their path names `pg_temp` last: unnamed it would come first, and a temporary table called `pg_roles` could exempt its maker.
-pub fn event_trigger_sql(schemas: &[String], exempt: &[&str]) -> Vec<String> {
+pub fn event_trigger_sql(schemas: &[String], kinds: &[Arc<RolePolicy>], exempt: &[&str]) -> Vec<String> {
     let guard = quote_identifier(GUARD);
     let schemas = array(schemas.iter().map(String::as_str));
     let exempt = array(exempt.iter().copied());
-    let tags = array(DDL_TAGS.iter().copied());
+    let defined = kinds.iter().flat_map(|kind| &kind.define_objects).copied().collect();
+    let tags = array(DDL_TAGS.iter().copied().filter(|tag| serves(tag, &defined)));
     let exempted = format!(
         "(current_user::text = ANY ({exempt}) OR EXISTS (SELECT FROM pg_roles WHERE rolname = current_user AND rolsuper))"
     );
@@ -269,6 +291,12 @@ BEGIN
             SELECT FROM pg_class WHERE oid = command.objid AND pg_get_userbyid(relowner) <> current_user) THEN
             RAISE insufficient_privilege USING
                 MESSAGE = format('permission denied: the owner of %s must stay the same', command.object_identity);
+        END IF;
+        IF command.classid = 'pg_class'::regclass AND EXISTS (
+            SELECT FROM pg_class
+             WHERE oid = command.objid AND reloptions::text ~ '(user_catalog_table|autovacuum_enabled)=') THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('permission denied: an option of %s is the platform''s', command.object_identity);
         END IF;
     END LOOP;
 END

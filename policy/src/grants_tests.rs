@@ -41,15 +41,31 @@ fn grants_as_a_table() {
 
 #[test]
 fn names_are_quoted_in_event_triggers() {
-    let sql = event_trigger_sql(&["stor'age".to_owned()], &["o'wner"]).join(";\n");
+    let sql = event_trigger_sql(&["stor'age".to_owned()], &[], &["o'wner"]).join(";\n");
     assert!(sql.contains("ARRAY['stor''age']::text[]") && sql.contains("ARRAY['o''wner']::text[]"));
 }
 
 /// `pg_temp` is searched before every schema of a path that does not name it.
 #[test]
 fn no_temporary_table_stands_before_a_catalog_in_the_event_triggers() {
-    let sql = event_trigger_sql(&["storage".to_owned(), "pg_temp".to_owned()], &["owner"]);
+    let sql = event_trigger_sql(&["storage".to_owned(), "pg_temp".to_owned()], &[], &["owner"]);
     let functions: Vec<&String> = sql.iter().filter(|sql| sql.contains("RETURNS event_trigger")).collect();
     assert_eq!(functions.len(), 2);
     assert!(functions.iter().all(|sql| sql.contains("\nSET search_path = pg_catalog, pg_temp AS")));
+}
+
+#[test]
+fn event_triggers_know_what_the_kinds_define() {
+    let sql = |document: &str| {
+        let policy = Policy::parse(document).unwrap();
+        event_trigger_sql(policy.customer_schemas(), policy.kinds(), &[]).join(";\n")
+    };
+    let storage = sql(include_str!("../../provisioner/profiles/storage/policy.toml"));
+    let over = sql(include_str!("../../provisioner/profiles/override/policy.toml"));
+    for (tag, everywhere) in
+        [("CREATE TABLE", true), ("CREATE SEQUENCE", true), ("COMMENT", true), ("CREATE VIEW", false)]
+    {
+        let tag = format!("'{tag}'");
+        assert!(over.contains(&tag) && storage.contains(&tag) == everywhere, "{tag}");
+    }
 }

@@ -62,7 +62,7 @@ pub fn event_triggers(policy: &Policy, owner: &str) -> Vec<String> {
         // What event triggers call every session's own schema for temporary objects.
         schemas.push("pg_temp".to_owned());
     }
-    grants::event_trigger_sql(&schemas, &[owner])
+    grants::event_trigger_sql(&schemas, policy.kinds(), &[owner])
 }
 
 fn array(names: &[&str]) -> String {
