@@ -392,8 +392,10 @@ impl Mutator {
             tokens.drain(at + 1..at + 3);
         } else {
             let words: Vec<usize> = (0..tokens.len()).filter(|at| tokens[*at].kind != Is::Space).collect();
-            let (from, to) = (*self.dice.pick(&words), *self.dice.pick(&words));
-            tokens[to] = tokens[from].clone();
+            if !words.is_empty() {
+                let (from, to) = (*self.dice.pick(&words), *self.dice.pick(&words));
+                tokens[to] = tokens[from].clone();
+            }
         }
     }
 
