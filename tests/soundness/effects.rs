@@ -349,6 +349,8 @@ impl<'a> Laboratory<'a> {
             "SELECT concat(l.mode, ' on ', l.relation::regclass, l.classid::regclass, ' ', l.locktype) FROM pg_locks l
                LEFT JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE l.pid = {} AND (l.locktype = 'advisory' OR l.locktype = 'relation' AND l.mode <> 'AccessShareLock'
+                    -- The lock with which pg_sequences and pg_sequence_last_value look at a sequence.
+                    AND NOT (c.relkind = 'S' AND l.mode = 'RowExclusiveLock')
                     AND n.nspname NOT IN ({own}, 'pg_catalog', 'pg_toast'))",
             self.superuser.pid()
         );
