@@ -1,7 +1,7 @@
 //! What a statement is and whether it may pass. No I/O, no clock, no async runtime.
 //!
-//! The one entry point for SQL is [`judge`]: a text and a role's policy in, a [`Verdict`] out. Only its [`Permit`] opens the
-//! way to an upstream. The same document compiles into GRANTs ([`grants`]), so that each wall holds when the other falls.
+//! SQL enters by [`judge`]: a text and a role's policy in, a [`Verdict`] out. [`VerdictCache`] stands before it and gives the
+//! verdicts that it has given. Only a [`Permit`] opens the way to an upstream. The same document compiles into GRANTs ([`grants`]), so that each wall holds when the other falls.
 //!
 //! How a text is judged: bounds and one pass of our own scanner (`scan`) → PostgreSQL's own grammar (`pg_query`) → an
 //! exhaustive walk that collects facts (`classify`) → the role's rules over these facts (`judge`).

@@ -33,7 +33,8 @@ pub struct Target<'a> {
     pub database_names: &'a [&'a str],
 }
 
-/// Proof that a text passed. Only the judge makes one; it carries the very text that was judged.
+/// Proof that a text passed. Only the judge makes one, and the cache for a text that differs from a judged one in nothing but
+/// literals which no rule looked at; it carries the very text that it is for.
 #[derive(Clone)]
 pub struct Permit {
     text: Arc<str>,
@@ -82,7 +83,7 @@ impl Permit {
         size_of::<Passed>() + self.text.len() + names + effects
     }
 
-    /// The text that was judged: these bytes may be forwarded, and no others.
+    /// The text that passed: these bytes may be forwarded, and no others.
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -1,4 +1,4 @@
-//! Asks the judge, and puts its answer into the protocol's words.
+//! Asks for a verdict, remembered or the judge's, and puts it into the protocol's words.
 //!
 //! A `Permit` goes on as the message that carries it; a `Denial` becomes an ErrorResponse with its code, message, DETAIL,
 //! HINT and position, is counted by its rule, and is logged without any SQL.

@@ -48,13 +48,13 @@ impl Outgoing {
         }
     }
 
-    /// Query with the text that was judged.
+    /// Query with the text that passed.
     pub fn query(&mut self, permit: &Permit) {
         let encoded = encode::query(&mut self.buffer, permit.text());
         self.note(encoded);
     }
 
-    /// Parse with the text that was judged, under a name of the proxy's; `types` is the section as the client sent it.
+    /// Parse with the text that passed, under a name of the proxy's; `types` is the section as the client sent it.
     pub fn parse(&mut self, name: &str, permit: &Permit, types: &[u8]) {
         let encoded = encode::parse(&mut self.buffer, name, permit.text(), types);
         self.note(encoded);
