@@ -72,16 +72,27 @@ impl Keys {
 
     /// A whole number within bounds.
     pub fn number<N: TryFrom<i64>>(&mut self, key: &str, bounds: RangeInclusive<i64>, default: N) -> N {
+        let expected = format!("a whole number from {} to {}", bounds.start(), bounds.end());
+        self.whole(key, &expected, |n| bounds.contains(&n), default)
+    }
+
+    /// A whole number within bounds, or 0, which means something of its own and is the default.
+    pub fn number_or_zero(&mut self, key: &str, bounds: RangeInclusive<i64>) -> u64 {
+        let expected = format!("0, or a whole number from {} to {}", bounds.start(), bounds.end());
+        self.whole(key, &expected, |n| n == 0 || bounds.contains(&n), 0)
+    }
+
+    fn whole<N: TryFrom<i64>>(&mut self, key: &str, expected: &str, fits: impl Fn(i64) -> bool, default: N) -> N {
         let Some(given) = self.take(key) else { return default };
         let number = match &given.value {
             Value::Number(number) => Some(*number),
             Value::Text(text) => text.trim().parse().ok(),
             Value::Flag(_) | Value::Other(_) => None,
         };
-        match number.filter(|n| bounds.contains(n)).and_then(|n| N::try_from(n).ok()) {
+        match number.filter(|n| fits(*n)).and_then(|n| N::try_from(n).ok()) {
             Some(number) => number,
             None => {
-                self.invalid(key, given, &format!("a whole number from {} to {}", bounds.start(), bounds.end()));
+                self.invalid(key, given, expected);
                 default
             }
         }

@@ -114,6 +114,9 @@ pub struct LimitsConfig {
     pub sql_bytes_max: usize,
     /// What verdicts that are remembered may take in memory; 0 remembers none.
     pub verdict_cache_bytes: usize,
+    /// What the process may hold before new sessions and long statements are refused with 53200; 0 is half of what the
+    /// machine or the container has.
+    pub memory_bytes_max: u64,
     /// Prepared statements that one session may hold.
     pub prepared_statements_max: usize,
     /// Client sessions of a workspace that sets no `max_connections` of its own.
@@ -225,6 +228,7 @@ impl LimitsConfig {
             frame_bytes_max: keys.number("limits.frame_bytes_max", 16_384..=1_073_741_823, 67_108_864),
             sql_bytes_max: keys.number("limits.sql_bytes_max", 1_024..=1_048_576, 1_048_576),
             verdict_cache_bytes: keys.number("limits.verdict_cache_bytes", 0..=17_179_869_184, 33_554_432),
+            memory_bytes_max: keys.number_or_zero("limits.memory_bytes_max", 67_108_864..=1_099_511_627_776),
             prepared_statements_max: keys.number("limits.prepared_statements_max", 1..=100_000, 1024),
             max_connections_default: keys.number("limits.max_connections_default", 1..=100_000, 100),
             drain_timeout_ms: keys.number("limits.drain_timeout_ms", 0..=3_600_000, 30_000),

@@ -34,7 +34,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Metrics, Observed};
+use crate::metrics::{Memory, Metrics, Observed};
 use crate::tls::Tls;
 use answer::Body;
 pub use operator::{PoolRow, SessionRow};
@@ -66,6 +66,8 @@ pub trait DataPlane: Send + Sync + 'static {
     fn pool_totals(&self) -> PoolTotals;
     /// What the cache of verdicts holds.
     fn verdicts(&self) -> CacheSize;
+    /// What the process holds of its memory budget.
+    fn memory(&self) -> Memory;
     /// One row per pool.
     fn pools(&self) -> Vec<PoolRow>;
     /// One row per session.
@@ -258,6 +260,7 @@ impl Admin {
             upstream_connecting: totals.connecting,
             waiters: totals.waiters,
             verdicts: self.plane.verdicts(),
+            memory: self.plane.memory(),
             // Before the first snapshot the age is that of the process: it grows, as an alert expects.
             catalog_age_seconds: self
                 .plane

@@ -13,9 +13,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{DataPlane, PoolRow, PoolTotals, SessionRow};
+use crate::budget::{Budget, Held};
 use crate::cancel::Cancels;
 use crate::long_texts::LongTexts;
-use crate::metrics::Metrics;
+use crate::metrics::{Memory, Metrics};
 use crate::pool::Pools;
 use crate::session::route::Policies;
 use crate::sessions::{Sessions, Signal};
@@ -38,6 +39,8 @@ pub struct Gate {
     pub clients: Arc<Semaphore>,
     /// Connections that have not logged in yet: `handshakes_max` of them.
     pub handshakes: Semaphore,
+    /// Memory that the process may hold.
+    pub budget: Arc<Budget>,
     /// Long texts being judged.
     pub long_texts: LongTexts,
     /// Cancelled when the process begins to drain; sessions end at their next idle point.
@@ -75,6 +78,7 @@ impl Gate {
         Ok(Arc::new(Self {
             clients: Arc::new(Semaphore::new(config.listen.clients_max)),
             handshakes: Semaphore::new(config.listen.handshakes_max),
+            budget: Budget::new(config.limits.memory_bytes_max),
             long_texts: LongTexts::new(std::thread::available_parallelism().map_or(1, usize::from)),
             draining: CancellationToken::new(),
             pools: Pools::new(config.pool.clone(), key, metrics.clone()),
@@ -126,7 +130,10 @@ impl Gate {
                         session.signal(Signal::Drain);
                     }
                 }
-                _ = tidy.tick() => self.pools.tidy(Instant::now()),
+                _ = tidy.tick() => {
+                    self.pools.tidy(Instant::now());
+                    self.budget.note(Held::Verdicts, self.verdicts.size().bytes);
+                }
             }
         }
     }
@@ -169,6 +176,13 @@ impl DataPlane for Gate {
 
     fn verdicts(&self) -> CacheSize {
         self.verdicts.size()
+    }
+
+    fn memory(&self) -> Memory {
+        Memory {
+            bytes_max: self.budget.bytes_max(),
+            held: Held::ALL.map(|held| (held.label(), self.budget.bytes_of(held))),
+        }
     }
 
     fn pools(&self) -> Vec<PoolRow> {

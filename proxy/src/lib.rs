@@ -1,6 +1,7 @@
 //! The data plane and the admin port.
 
 pub mod admin;
+pub mod budget;
 mod cancel;
 pub mod check;
 pub mod gate;

@@ -14,6 +14,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Large texts at once, at most: each may take half a gigabyte.
 const LARGE_MAX: usize = 4;
 
+/// The most that a byte of text costs in the judge, bytes: 690 kB of VALUES take 510 MB.
+const BYTES_PER_BYTE: usize = 768;
+
+/// What judging a text of this length may take in memory, bytes.
+pub fn judging_bytes(text_len: usize, effort: Effort) -> usize {
+    let most = match effort {
+        Effort::Small => 4 << 20,
+        Effort::Medium => 64 << 20,
+        Effort::Large => 550 << 20,
+    };
+    text_len.saturating_mul(BYTES_PER_BYTE).min(most)
+}
+
 /// Places for judging long texts.
 pub struct LongTexts {
     medium: Places,

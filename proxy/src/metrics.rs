@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use family::Family;
 pub use histogram::Histogram;
-pub use render::Observed;
+pub use render::{Memory, Observed};
 
 /// Which way bytes went, seen from the socket that they crossed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,8 +371,16 @@ mod tests {
     #[test]
     fn a_scrape_is_valid_and_shows_every_fact() {
         let verdicts = CacheSize { texts: 6, shapes: 7, bytes: 8 };
-        let observed =
-            Observed { ready: true, upstream_idle: 3, verdicts, resident_bytes: Some(4096), ..Observed::default() };
+        let mut memory = Memory { bytes_max: 99, ..Memory::default() };
+        memory.held[1].1 = 9;
+        let observed = Observed {
+            ready: true,
+            upstream_idle: 3,
+            verdicts,
+            memory,
+            resident_bytes: Some(4096),
+            ..Observed::default()
+        };
         let samples = parse(&exercised().render(&observed));
         for (series, value) in [
             ("client_connections", 1.0),
@@ -416,6 +424,8 @@ mod tests {
             ("tls_reloads_total{outcome=\"ok\"}", 1.0),
             ("admin_requests_total{status=\"2xx\"}", 1.0),
             ("sidecar_failures_total{reason=\"connect\"}", 1.0),
+            ("memory_budget_bytes{held=\"buffers\"}", 9.0),
+            ("memory_budget_max_bytes", 99.0),
             ("ready", 1.0),
             ("process_resident_memory_bytes", 4096.0),
         ] {

@@ -24,6 +24,7 @@ use portcullis_wire::{ErrorMessage, SqlState, StartupMessage, TransactionStatus,
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::budget::{CONNECTION_BYTES, Held};
 use crate::gate::Gate;
 use crate::pool::LeaseError;
 use crate::sessions::Signal;
@@ -51,6 +52,7 @@ pub async fn run(socket: TcpStream, peer: SocketAddr, gate: Arc<Gate>) {
 }
 
 async fn serve(socket: TcpStream, peer: SocketAddr, gate: &Arc<Gate>, began: Instant) -> SessionEnd {
+    let _memory = gate.budget.hold(Held::Connections, CONNECTION_BYTES);
     let deadline = began + Duration::from_millis(gate.config.limits.connect_timeout_ms);
     let login = async {
         let _handshake = gate.handshakes.acquire().await;
@@ -100,6 +102,7 @@ fn count_failure(gate: &Gate, end: &SessionEnd) {
         | SessionEnd::WorkspaceClosed(_)
         | SessionEnd::CatalogAway
         | SessionEnd::TooManySessions { .. }
+        | SessionEnd::NoMemory(_)
         | SessionEnd::Lease(_) => gate.metrics.login_failed(end.label()),
         _ => gate.metrics.handshake_failed(end.label()),
     }
@@ -165,6 +168,7 @@ async fn greet(
         reply::negotiate_protocol_version(&mut out, minor, &message.protocol_options);
         stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
     }
+    gate.budget.has_room()?;
     if !gate.reader.ready() || gate.reader.age() > Duration::from_millis(gate.config.catalog.snapshot_age_max_ms) {
         return Err(SessionEnd::CatalogAway);
     }

@@ -35,6 +35,9 @@ impl DataPlane for Facts {
     fn verdicts(&self) -> CacheSize {
         CacheSize { texts: 6, shapes: 7, bytes: 8 }
     }
+    fn memory(&self) -> Memory {
+        Memory::default()
+    }
     fn pools(&self) -> Vec<PoolRow> {
         vec![PoolRow {
             server: "main".into(),

@@ -7,6 +7,7 @@ use portcullis_policy::CacheSize;
 
 use super::histogram::Reading;
 use super::{Family, Metrics};
+use crate::budget::Held;
 
 /// What a scrape shows beside the counters: states that others own, read at the time of the scrape.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,6 +30,8 @@ pub struct Observed {
     pub waiters: u64,
     /// What the cache of verdicts holds.
     pub verdicts: CacheSize,
+    /// What is held of the memory budget.
+    pub memory: Memory,
     /// Seconds since the catalog was last heard.
     pub catalog_age_seconds: f64,
     /// The revision that is served; 0 before the first snapshot.
@@ -39,6 +42,21 @@ pub struct Observed {
     pub started_at: i64,
     /// Resident memory in bytes; none where the kernel does not tell.
     pub resident_bytes: Option<u64>,
+}
+
+/// The memory budget at the time of the scrape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// The bound, bytes.
+    pub bytes_max: u64,
+    /// What each kind of holder has, bytes.
+    pub held: [(&'static str, u64); Held::ALL.len()],
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { bytes_max: 0, held: Held::ALL.map(|held| (held.label(), 0)) }
+    }
 }
 
 /// Writes every metric once, each under its HELP and TYPE.
@@ -137,6 +155,12 @@ fn shell(page: &mut Page, m: &Metrics, o: &Observed) {
     page.family("tls_reloads_total", "Reloads of the certificate.", "outcome", &m.tls_reloads);
     page.family("admin_requests_total", "Requests to the admin port.", "status", &m.admin_requests);
     page.family("sidecar_failures_total", "Requests that the sidecar could not take.", "reason", &m.sidecar_failures);
+    let name = "memory_budget_bytes";
+    page.head(name, "gauge", "Memory that is held, by what for; new work is refused when the sum reaches the bound.");
+    for (held, bytes) in o.memory.held {
+        page.sample(name, &format!("held=\"{held}\""), bytes);
+    }
+    page.gauge("memory_budget_max_bytes", "The bound memory_bytes_max, or what it stands for.", o.memory.bytes_max);
     page.head("build_info", "gauge", "The version that runs.");
     page.sample("build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
     page.gauge("process_start_time_seconds", "When the process started.", o.started_at);

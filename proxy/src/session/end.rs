@@ -4,6 +4,7 @@
 
 use portcullis_wire::{ErrorMessage, SqlState, WireError};
 
+use crate::budget::OverBudget;
 use crate::pool::LeaseError;
 use crate::upstream::UpstreamError;
 
@@ -106,6 +107,9 @@ pub enum SessionEnd {
     /// The process stops.
     #[error("the proxy is shutting down")]
     Draining,
+    /// The process holds as much memory as it may.
+    #[error("no memory for a new session")]
+    NoMemory(#[from] OverBudget),
     /// No random bytes.
     #[error("the operating system gave no random bytes")]
     NoRandom,
@@ -141,6 +145,7 @@ impl SessionEnd {
             Self::IdleInTransactionTimeout => "idle_in_transaction_timeout",
             Self::LoginEnded => "login_ended",
             Self::Draining => "draining",
+            Self::NoMemory(_) => "no_memory",
             Self::NoRandom => "no_random",
         }
     }
@@ -223,6 +228,8 @@ impl SessionEnd {
                 .hint("The sessions of this login were ended; connect with its current password."),
             Self::Draining => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
                 .hint("The gate is being restarted; connect again."),
+            Self::NoMemory(_) => fatal(SqlState::OUT_OF_MEMORY, "the gate has no memory left for another session")
+                .hint("Try again in a moment. The administrator finds what holds it in memory_budget_bytes, and its bound in limits.memory_bytes_max."),
             Self::NoRandom => fatal(SqlState::INTERNAL_ERROR, "the gate cannot make random numbers"),
         };
         Some(message)

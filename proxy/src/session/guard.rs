@@ -107,6 +107,12 @@ pub(super) fn too_long(most: usize) -> ErrorMessage {
         .hint("Send data as parameters or by COPY … FROM STDIN.")
 }
 
+/// There is no memory to judge a long text with.
+pub(super) fn no_memory() -> ErrorMessage {
+    ErrorMessage::error(SqlState::OUT_OF_MEMORY, "the gate has no memory left to judge a text of this length")
+        .hint("Try again in a moment, or send data as parameters or by COPY … FROM STDIN.")
+}
+
 pub(super) fn function_call() -> ErrorMessage {
     ErrorMessage::error(SqlState::FEATURE_NOT_SUPPORTED, "function calls by OID are not supported")
         .detail("The message FunctionCall bypasses SQL; drivers use it for large objects (lo_open and the like).")

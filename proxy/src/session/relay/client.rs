@@ -9,11 +9,13 @@ use portcullis_policy::{Effort, Surface, effort};
 use portcullis_wire::{ErrorMessage, Frame, Frontend, Header, SqlState};
 
 use super::{BACKLOG_BYTES, Relay, Turn, is_hang_up, lease};
+use crate::budget::Held;
+use crate::long_texts::judging_bytes;
 use crate::metrics::Direction;
 use crate::prepared::Statement;
 use crate::session::end::SessionEnd;
 use crate::session::exchange::{Message, Performed, Surroundings};
-use crate::session::guard::{function_call, rejudge, remembered, too_long, verdict};
+use crate::session::guard::{function_call, no_memory, rejudge, remembered, too_long, verdict};
 use crate::sessions::Doing;
 use crate::upstream::READ_BYTES;
 
@@ -219,20 +221,23 @@ impl Relay {
             return;
         }
         let (gate, route, sql) = (self.gate.clone(), self.route.clone(), sql.to_vec());
+        // The text itself while it waits; what judging it takes only once its turn has come, so that no workspace can use
+        // up the budget by queueing.
+        let mut memory = gate.budget.hold(Held::Judging, sql.len());
         self.judging = Some(Box::pin(async move {
             let turn = gate.long_texts.turn(&route.workspace, effort).await;
-            let (name, simple) = (parse.as_ref().map(|(name, _)| name.clone()), parse.is_none());
+            if let Err(over) = memory.grow(sql.len() + judging_bytes(sql.len(), effort)) {
+                tracing::warn!(workspace = %route.workspace, %over, "a long text was not judged");
+                gate.metrics.limit_hit("memory");
+                return refused(parse.map(|(name, _)| name), no_memory());
+            }
+            let name = parse.as_ref().map(|(name, _)| name.clone());
             let judged = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
+                let (_turn, _memory) = (turn, memory);
                 verdict(&gate, &route, surface, &sql, parse)
             });
             judged.await.unwrap_or_else(|_| {
-                let error =
-                    Box::new(ErrorMessage::error(SqlState::INTERNAL_ERROR, "the statement could not be judged"));
-                match name {
-                    Some(name) if !simple => Message::RefusedParse { name, error },
-                    _ => Message::RefusedQuery(error),
-                }
+                refused(name, ErrorMessage::error(SqlState::INTERNAL_ERROR, "the statement could not be judged"))
             })
         }));
     }
@@ -279,5 +284,14 @@ impl Relay {
             }
             Performed::Broken(end) => Err(end),
         }
+    }
+}
+
+/// A Query, or the Parse of this name, that gets an error instead of a verdict.
+fn refused(parse: Option<String>, error: ErrorMessage) -> Message {
+    let error = Box::new(error);
+    match parse {
+        Some(name) => Message::RefusedParse { name, error },
+        None => Message::RefusedQuery(error),
     }
 }
