@@ -38,7 +38,7 @@ jdbc_jar() {
     [[ -e $jar ]] && echo "$jar"
 }
 
-# The packages that a set of needs lacks: missing_packages build | server | drivers …
+# The packages that a set of needs lacks: missing_packages build | server | drivers | bench …
 missing_packages() {
     local need
     for need in "$@"; do
@@ -64,6 +64,10 @@ missing_packages() {
             { have java && have javac; } || echo default-jdk-headless
             jdbc_jar >/dev/null || echo libpostgresql-jdbc-java
             ;;
+        bench)
+            have python3 || echo python3
+            [[ -n ${PGBOUNCER:-} ]] || have pgbouncer || echo pgbouncer
+            ;;
         esac
     done | tr ' ' '\n' | sort -u
 }
@@ -83,6 +87,9 @@ ensure_packages() {
     say "Installing Debian packages: ${missing[*]}"
     if [[ " ${missing[*]} " == *" postgresql "* ]]; then
         note "Debian's package also makes a cluster of its own on port 5432; it is not used here."
+    fi
+    if [[ " ${missing[*]} " == *" pgbouncer "* ]]; then
+        note "Debian's package also starts a PgBouncer of its own on port 6432; it is not used here."
     fi
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \

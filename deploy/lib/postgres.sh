@@ -3,7 +3,8 @@
 # The server refuses to run as root, so root hands it to the user `postgres`; that user may not be able to enter the
 # clone (a home with mode 0700), so the cluster always lives in a directory of its own under ${TMPDIR:-/tmp}. TCP on
 # 127.0.0.1 asks for a password (SCRAM); the Unix socket, in that directory, trusts whoever may enter it: its owner and
-# root. That is how a script logs in as any role without knowing a secret.
+# root. That is how a script logs in as any role without knowing a secret. Who sources this may put further lines of
+# postgresql.conf into PG_SETTINGS.
 
 # A TCP port on which nobody listens now, below the range from which the kernel hands out ports of its own.
 free_port() {
@@ -48,6 +49,7 @@ max_connections = 150
 max_prepared_transactions = 0
 # The cluster ends with the demo. What a killed server wrote, the kernel still has; only a power cut would lose it.
 fsync = off
+${PG_SETTINGS-}
 CONF
     restart_cluster
 }

@@ -1,7 +1,8 @@
 # The demo's processes: keys, certificates, configuration, start, supervision and stop. Sourced, never run.
 #
 # State that the functions share: DEMO (the directory), BIN (where the binaries are), PG_* (see postgres.sh), RUN (a
-# directory for the sidecar's socket), WIRE_PORT, ADMIN_URL, ADMIN_KEY and one URI per workspace and kind in URIS.
+# directory for the sidecar's socket), WIRE_PORT, ADMIN_URL, ADMIN_KEY and one URI per workspace and kind in URIS. Who
+# sources this may put further lines of proxy.toml into PROXY_SETTINGS; whole sections, since they come last.
 
 declare -A URIS=() DATABASES=()
 declare -A PIDS=()
@@ -76,6 +77,7 @@ password = "$proxy_password"
 
 [keys]
 proxy_key = "$proxy_key"
+${PROXY_SETTINGS-}
 TOML
         cat >"$DEMO/provisioner.toml" <<TOML
 [api]
@@ -177,11 +179,14 @@ show_logs_and_die() {
     die "the demo did not come up; the logs are in target/demo"
 }
 
-# Creates a workspace through the admin port and fills it: make_workspace <name> <profile>
+# Creates a workspace through the admin port: make_workspace <name> <profile>
 make_workspace() {
     local name=$1 profile=$2 kind body kinds=(customer_db)
-    [[ $profile == override ]] && kinds=(read runtime)
-    say "Creating workspace $name (profile $profile) and filling it"
+    case $profile in
+    override) kinds=(read runtime) ;;
+    design) kinds=(developer) ;;
+    esac
+    say "Creating workspace $name (profile $profile)"
     body=$(admin POST /workspaces -d "{\"name\":\"$name\",\"database\":\"PostgreSQL\",\"mode\":\"control\",\"profile\":\"$profile\"}") ||
         die "creating $name: $body"
     for kind in "${kinds[@]}"; do
@@ -189,6 +194,11 @@ make_workspace() {
         URIS[$name.$kind]=$(jq -r .uri <<<"$body")
     done
     DATABASES[$name]=$(jq -r .database <<<"$body")
+}
+
+# Fills a workspace of profile storage or override with made-up people and companies: fill_workspace <name>
+fill_workspace() {
+    local name=$1
     super_psql "${DATABASES[$name]}" -f deploy/demo-data.sql >/dev/null
     note "$(super_psql "${DATABASES[$name]}" -At -c "SELECT format('%s people, %s companies, %s overrides',
         (SELECT count(*) FROM dl_cache.person_enrichments), (SELECT count(*) FROM dl_cache.company_enrichments),
