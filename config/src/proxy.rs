@@ -108,6 +108,8 @@ pub struct LimitsConfig {
     pub statement_timeout_ms: u64,
     /// A session that keeps a transaction open without traffic.
     pub idle_in_transaction_timeout_ms: u64,
+    /// One transaction, from the first ReadyForQuery inside it.
+    pub transaction_timeout_ms: u64,
     /// The body of one frame from a client.
     pub frame_bytes_max: usize,
     /// One SQL text.
@@ -136,6 +138,8 @@ pub struct PoolConfig {
     pub waiters_max: usize,
     /// How long one waits.
     pub query_wait_timeout_ms: u64,
+    /// Who has waited this long is told so by a NOTICE, once for each wait; 0 tells nobody.
+    pub wait_notice_ms: u64,
     /// Opening a connection, authentication included.
     pub connect_timeout_ms: u64,
     /// An unused connection is closed after this.
@@ -225,6 +229,7 @@ impl LimitsConfig {
                 100..=7 * DAY_MS,
                 300_000,
             ),
+            transaction_timeout_ms: keys.number("limits.transaction_timeout_ms", 100..=7 * DAY_MS, 86_400_000),
             frame_bytes_max: keys.number("limits.frame_bytes_max", 16_384..=1_073_741_823, 67_108_864),
             sql_bytes_max: keys.number("limits.sql_bytes_max", 1_024..=1_048_576, 1_048_576),
             verdict_cache_bytes: keys.number("limits.verdict_cache_bytes", 0..=17_179_869_184, 33_554_432),
@@ -243,6 +248,7 @@ impl PoolConfig {
             server_connections_max: keys.number("pool.server_connections_max", 1..=100_000, 90),
             waiters_max: keys.number("pool.waiters_max", 1..=1_000_000, 1_000),
             query_wait_timeout_ms: keys.number("pool.query_wait_timeout_ms", 100..=3_600_000, 30_000),
+            wait_notice_ms: keys.number("pool.wait_notice_ms", 0..=3_600_000, 1_000),
             connect_timeout_ms: keys.number("pool.connect_timeout_ms", 100..=300_000, 5_000),
             idle_timeout_ms: keys.number("pool.idle_timeout_ms", 100..=7 * DAY_MS, 300_000),
             lifetime_ms: keys.number("pool.lifetime_ms", 1_000..=7 * DAY_MS, 3_600_000),

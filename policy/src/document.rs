@@ -145,6 +145,9 @@ pub struct RolePolicy {
     pub(crate) rows_max: Option<u64>,
     pub(crate) bytes_max: Option<u64>,
     pub(crate) query_timeout_ms: Option<u64>,
+    pub(crate) transaction_timeout_ms: Option<u64>,
+    pub(crate) idle_in_transaction_timeout_ms: Option<u64>,
+    pub(crate) idle_timeout_ms: Option<u64>,
     pub(crate) temp_file_kb_max: Option<u64>,
 }
 
@@ -233,6 +236,21 @@ impl RolePolicy {
     /// The longest a statement may run, in milliseconds, where the policy limits it.
     pub fn query_timeout_ms(&self) -> Option<u64> {
         self.query_timeout_ms
+    }
+
+    /// The longest a transaction may stay open, in milliseconds, where the policy limits it.
+    pub fn transaction_timeout_ms(&self) -> Option<u64> {
+        self.transaction_timeout_ms
+    }
+
+    /// The longest a transaction may stay open without traffic, in milliseconds, where the policy limits it.
+    pub fn idle_in_transaction_timeout_ms(&self) -> Option<u64> {
+        self.idle_in_transaction_timeout_ms
+    }
+
+    /// The longest a session may be idle outside a transaction, in milliseconds, where the policy limits it.
+    pub fn idle_timeout_ms(&self) -> Option<u64> {
+        self.idle_timeout_ms
     }
 
     /// `temp_file_limit` of the role, in kB: only a superuser can set it, so the provisioner does.
@@ -379,6 +397,9 @@ fn role_policy(table: &mut Table<'_, '_>, profile: &str, managed: &[String], cus
         rows_max: None,
         bytes_max: None,
         query_timeout_ms: None,
+        transaction_timeout_ms: None,
+        idle_in_transaction_timeout_ms: None,
+        idle_timeout_ms: None,
         temp_file_kb_max: None,
     };
     table.table("settings", |settings| settings_of(settings, &mut role));
@@ -386,6 +407,9 @@ fn role_policy(table: &mut Table<'_, '_>, profile: &str, managed: &[String], cus
         role.rows_max = limits.integer("rows_max", 1, i64::MAX as u64);
         role.bytes_max = limits.integer("bytes_max", 1, i64::MAX as u64);
         role.query_timeout_ms = limits.integer("query_timeout_ms", 1, 86_400_000);
+        role.transaction_timeout_ms = limits.integer("transaction_timeout_ms", 1, 604_800_000);
+        role.idle_in_transaction_timeout_ms = limits.integer("idle_in_transaction_timeout_ms", 1, 604_800_000);
+        role.idle_timeout_ms = limits.integer("idle_timeout_ms", 1, 604_800_000);
         role.temp_file_kb_max = limits.integer("temp_file_kb_max", 0, i32::MAX as u64);
     });
     if let Some(schema) = &role.unqualified_target {

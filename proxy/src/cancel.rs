@@ -31,7 +31,6 @@ pub struct Cancels {
 pub struct CancelSlot {
     key: CancelKey,
     state: Mutex<State>,
-    delivered: Notify,
     waker: AtomicWaker,
 }
 
@@ -42,7 +41,46 @@ struct State {
     preparing: bool,
     /// A cancel came while it did.
     wanted: bool,
+    /// The cancels that were aimed at the connection that is held.
+    flight: Option<Arc<Flight>>,
+}
+
+/// The cancels that were sent to one connection while one session held it.
+#[derive(Default)]
+pub struct Flight {
+    state: Mutex<FlightState>,
+    landed: Notify,
+}
+
+#[derive(Default)]
+struct FlightState {
     in_flight: usize,
+    /// One was given up on its way, and may still arrive.
+    lost: bool,
+}
+
+impl Flight {
+    /// Waits until no cancel is on its way any more; `false` when one did not arrive in time, or may still arrive.
+    pub async fn settled(&self) -> bool {
+        let wait = async {
+            loop {
+                let landed = self.landed.notified();
+                {
+                    let state = self.lock();
+                    if state.in_flight == 0 {
+                        return !state.lost;
+                    }
+                }
+                landed.await;
+            }
+        };
+        // Each has a bound of its own, so this one is for a bug alone.
+        tokio::time::timeout(2 * DELIVERY_MAX, wait).await.unwrap_or(false)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, FlightState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What became of a CancelRequest; for the metrics only, the client is told nothing.
@@ -97,12 +135,7 @@ impl Cancels {
                 continue; // ends: the sessions are bounded far below 2^31
             }
             let key = CancelKey::new(process_id, secret).map_err(|_| NoRandom)?;
-            let slot = Arc::new(CancelSlot {
-                key,
-                state: Mutex::default(),
-                delivered: Notify::new(),
-                waker: AtomicWaker::new(),
-            });
+            let slot = Arc::new(CancelSlot { key, state: Mutex::default(), waker: AtomicWaker::new() });
             slots.insert(process_id, slot.clone());
             return Ok(Registered { cancels: self.clone(), slot });
         }
@@ -173,43 +206,40 @@ impl CancelSlot {
         let mut state = self.lock();
         state.target = Some(target);
         state.preparing = false;
+        state.flight = None;
         std::mem::take(&mut state.wanted)
     }
 
-    /// The session lets go of its connection. `false`: a cancel is on its way there; [`Self::settled`] must be awaited
-    /// before anyone else may use the connection.
-    pub fn detach(&self) -> bool {
+    /// The session lets go of its connection. If cancels were sent there, [`Flight::settled`] must be awaited before anyone
+    /// else may use it.
+    pub fn detach(&self) -> Option<Arc<Flight>> {
         let mut state = self.lock();
         state.target = None;
         state.preparing = false;
         state.wanted = false;
-        state.in_flight == 0
+        state.flight.take()
     }
 
-    /// Waits until no cancel is on its way any more; `false` when one did not arrive in time.
+    /// Waits until no cancel is on its way to the connection that is held; see [`Flight::settled`].
     pub async fn settled(&self) -> bool {
-        let wait = async {
-            loop {
-                let delivered = self.delivered.notified();
-                if self.lock().in_flight == 0 {
-                    return;
-                }
-                delivered.await;
-            }
-        };
-        tokio::time::timeout(DELIVERY_MAX, wait).await.is_ok()
+        let flight = self.lock().flight.clone();
+        match flight {
+            Some(flight) => flight.settled().await,
+            None => true,
+        }
     }
 
     /// Takes aim at what the session runs now: from here on its connection is not handed on until the cancel has arrived.
     ///
     /// # Errors
     /// When there is nothing to aim at.
-    pub fn aim(self: &Arc<Self>) -> Result<Aimed, Cancelled> {
+    pub fn aim(&self) -> Result<Aimed, Cancelled> {
         let mut state = self.lock();
         match state.target.clone() {
             Some(target) => {
-                state.in_flight += 1;
-                Ok(Aimed { target, slot: self.clone() })
+                let flight = state.flight.get_or_insert_default().clone();
+                flight.lock().in_flight += 1;
+                Ok(Aimed { target, flight })
             }
             None if state.preparing => {
                 state.wanted = true;
@@ -229,7 +259,7 @@ impl CancelSlot {
 /// A cancel on its way to one connection; counted until it has arrived or is dropped.
 pub struct Aimed {
     target: CancelTarget,
-    slot: Arc<CancelSlot>,
+    flight: Arc<Flight>,
 }
 
 impl Aimed {
@@ -237,14 +267,18 @@ impl Aimed {
     pub async fn send(self) -> Cancelled {
         match tokio::time::timeout(DELIVERY_MAX, self.target.send()).await {
             Ok(Ok(())) => Cancelled::Delivered,
-            Ok(Err(_)) | Err(_) => Cancelled::Failed,
+            Ok(Err(_)) => Cancelled::Failed,
+            Err(_) => {
+                self.flight.lock().lost = true;
+                Cancelled::Failed
+            }
         }
     }
 }
 
 impl Drop for Aimed {
     fn drop(&mut self) {
-        self.slot.lock().in_flight -= 1;
-        self.slot.delivered.notify_waiters();
+        self.flight.lock().in_flight -= 1;
+        self.flight.landed.notify_waiters();
     }
 }

@@ -62,6 +62,7 @@ pub struct Metrics {
     pins: Family,
     resets: Family,
     wait_seconds: Histogram,
+    wait_notices: AtomicU64,
     upstream_connects: AtomicU64,
     upstream_connect_seconds: Histogram,
     upstream_failures: Family,
@@ -100,6 +101,7 @@ impl Metrics {
             pins: Family::new(),
             resets: Family::new(),
             wait_seconds: Histogram::new(histogram::SECONDS),
+            wait_notices: AtomicU64::new(0),
             upstream_connects: AtomicU64::new(0),
             upstream_connect_seconds: Histogram::new(histogram::SECONDS),
             upstream_failures: Family::new(),
@@ -254,6 +256,11 @@ impl Metrics {
         self.wait_seconds.observe(took);
     }
 
+    /// A client was told by a NOTICE that it waits for a connection.
+    pub fn wait_told(&self) {
+        self.wait_notices.fetch_add(1, Relaxed);
+    }
+
     /// A connection to a server was opened and is logged in.
     pub fn upstream_connected(&self, took: Duration) {
         self.upstream_connects.fetch_add(1, Relaxed);
@@ -329,6 +336,7 @@ mod tests {
         metrics.unpinned();
         metrics.upstream_reset("clean");
         metrics.wait_seconds(took);
+        metrics.wait_told();
         metrics.upstream_connected(took);
         metrics.upstream_failed("refused");
         metrics.upstream_closed("idle");
@@ -416,6 +424,7 @@ mod tests {
             ("pins_total{reason=\"with_hold\"}", 1.0),
             ("upstream_resets_total{outcome=\"clean\"}", 1.0),
             ("wait_seconds_count", 1.0),
+            ("wait_notices_total", 1.0),
             ("upstream_connects_total", 1.0),
             ("upstream_connections{state=\"idle\"}", 3.0),
             ("upstream_connect_seconds_count", 1.0),

@@ -180,18 +180,23 @@ impl Lease {
     /// Gives the connection back for the next session, once it is fit for that: no cancel on its way, no transaction,
     /// nothing left behind. What cannot be made fit within five seconds is closed.
     pub fn release(mut self, slot: &Arc<CancelSlot>) {
-        let settled = slot.detach();
+        let flight = slot.detach();
         self.tainted |= are_dangerous(&self.settings);
-        if settled && !self.tainted && self.status == TransactionStatus::Idle {
+        if flight.is_none() && !self.tainted && self.status == TransactionStatus::Idle {
             let Self { upstream, place } = self;
             place.home.clone().give_back(upstream, place);
             return;
         }
-        let slot = slot.clone();
         let mut lease = self;
         tokio::spawn(async move {
             let metrics = lease.place.home.metrics.clone();
-            let cleaned = async { (settled || slot.settled().await) && lease.upstream.reset().await.is_ok() };
+            let cleaned = async {
+                let settled = match &flight {
+                    Some(flight) => flight.settled().await,
+                    None => true,
+                };
+                settled && lease.upstream.reset().await.is_ok()
+            };
             if let Ok(true) = tokio::time::timeout(RESET_MAX, cleaned).await {
                 metrics.upstream_reset("clean");
                 let Self { upstream, place } = lease;

@@ -24,6 +24,8 @@ pub enum Signal {
     End = 4,
     /// The process will not wait any longer: end now.
     Hurry = 8,
+    /// An operator ends the sessions of the workspace: end now.
+    Kill = 16,
 }
 
 /// One open session, as others see it.

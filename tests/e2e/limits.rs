@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portcullis_tests::{
     Options, Stack,
+    between::Between,
     customer::{Credentials, explain, sqlstate},
     raw::{Message, Pipeline, Wire, tags},
     wait::{until, within},
@@ -294,4 +295,130 @@ async fn rows_of_one_statement() {
     workspace.set_limits("max_rows_per_query = NULL").await;
     assert_eq!(client.query(&rows(1_001), &[]).await.unwrap().len(), 1_001);
     assert_eq!(shape(&wire.query(&rows(20_000)).await), (20_000, "TCZ".to_owned()));
+}
+
+/// A statement runs into its limit and ends by itself before the cancel arrives: what the session runs next must not meet
+/// that cancel (P31).
+#[tokio::test]
+async fn a_late_cancel_for_a_time_limit_hits_no_other_statement() {
+    let mut stack = Stack::private(Options::default()).await;
+    let workspace = stack.workspace("storage").await;
+    workspace.set_limits("query_timeout_ms = 500").await;
+    let between = Between::stand(&mut stack).await;
+    let credentials = workspace.reveal("customer_db").await;
+    let mut wire = Wire::login(&credentials).await;
+    wire.query("CREATE TABLE storage.t (id int)").await;
+    let superuser = workspace.superuser().await;
+    let read = portcullis_tests::script::bytes("Q SELECT count(*) FROM storage.t");
+    superuser.batch_execute("BEGIN; LOCK TABLE storage.t").await.unwrap();
+    wire.send(&read).await.unwrap();
+    between.cancels(1).await;
+    superuser.batch_execute("COMMIT").await.unwrap();
+    let heard = within(PATIENCE, "the statement that ended by itself", wire.until_ready()).await;
+    assert_eq!(tags(&heard), "TDCZ", "{heard:?}");
+    // The next one would wait for the lock, and be there when the cancel comes. It must not be there yet.
+    superuser.batch_execute("BEGIN; LOCK TABLE storage.t").await.unwrap();
+    wire.send(&read).await.unwrap();
+    let other = stack.access.superuser("postgres").await;
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'";
+    let sent = async {
+        until("it to be sent", async || other.query_opt(waits, &[&credentials.database]).await.unwrap()).await;
+    };
+    let sent = tokio::time::timeout(Duration::from_millis(400), sent).await.is_ok();
+    between.let_go();
+    if !sent {
+        until("it to be sent", async || other.query_opt(waits, &[&credentials.database]).await.unwrap()).await;
+    }
+    superuser.batch_execute("COMMIT").await.unwrap();
+    let heard = within(PATIENCE, "the next statement", wire.until_ready()).await;
+    assert_eq!(tags(&heard), "TDCZ", "{heard:?}");
+    assert!(!sent, "it was sent while a cancel was on its way");
+}
+
+/// A cancel that was given up may still arrive: the connection is not used again.
+#[tokio::test]
+async fn a_lost_cancel_ends_its_connection() {
+    let mut stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    let workspace = stack.workspace("storage").await;
+    workspace.set_limits("query_timeout_ms = 500").await;
+    let between = Between::stand(&mut stack).await;
+    let credentials = workspace.reveal("customer_db").await;
+    let mut wire = Wire::login(&credentials).await;
+    wire.query("CREATE TABLE storage.t (id int)").await;
+    let superuser = workspace.superuser().await;
+    superuser.batch_execute("BEGIN; LOCK TABLE storage.t").await.unwrap();
+    wire.send(&portcullis_tests::script::bytes("Q SELECT count(*) FROM storage.t")).await.unwrap();
+    between.cancels(1).await;
+    superuser.batch_execute("COMMIT").await.unwrap();
+    let heard = within(PATIENCE, "the statement that ended by itself", wire.until_ready()).await;
+    assert_eq!(tags(&heard), "TDCZ", "{heard:?}");
+    // Only another connection is safe; the next session gets one.
+    let mut next = Wire::login(&credentials).await;
+    let heard = within(PATIENCE, "another connection", next.query("SELECT pg_backend_pid()")).await;
+    assert!(tags(&heard).ends_with("CZ"), "{heard:?}");
+    let closed = "portcullis_upstream_resets_total{outcome=\"closed\"}";
+    let metrics = stack.access.get("/metrics").without_key().send().await.text;
+    assert!(metrics.lines().any(|line| line.starts_with(closed)), "{metrics}");
+    between.let_go();
+}
+
+/// A policy's limits on transactions and idle sessions hold, and change while sessions run (T17, T35).
+#[tokio::test]
+async fn a_policys_limits_on_idle_sessions_and_transactions() {
+    let stack = Stack::shared().await;
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    let limits = "[kind.limits]\n";
+    for (limit, busy, in_transaction, code) in [
+        ("idle_timeout_ms", false, false, "57P05"),
+        ("idle_in_transaction_timeout_ms", false, true, "25P03"),
+        ("transaction_timeout_ms", true, true, "25P04"),
+    ] {
+        workspace.set_policy(&[]).await;
+        let mut wire = Wire::login(&credentials).await;
+        if in_transaction {
+            wire.query("BEGIN").await;
+        }
+        // The limit comes while the session is there, and holds from its next idle point on.
+        workspace.set_policy(&[(limits, &format!("{limits}{limit} = 600\n"))]).await;
+        if in_transaction {
+            wire.query("COMMIT").await;
+            wire.query("BEGIN").await;
+        }
+        if busy {
+            // It is no matter how busy the transaction is.
+            let end = within(PATIENCE, limit, async {
+                let _ = wire.send(&portcullis_tests::script::bytes("Q SELECT 1")).await;
+                loop {
+                    let message = wire.next().await;
+                    match message.unwrap_or_else(|error| panic!("{limit}: {error}")) {
+                        message if message.tag == b'E' => break message,
+                        message if message.tag == b'Z' => {}
+                        _ => continue,
+                    }
+                    let _ = wire.send(&portcullis_tests::script::bytes("Q SELECT 1")).await;
+                }
+            });
+            assert_eq!(end.await.field(b'C').as_deref(), Some(code), "{limit}");
+        } else {
+            let heard = within(PATIENCE, limit, wire.until_closed()).await;
+            assert_eq!(tags(&heard), "E", "{limit}: {heard:?}");
+            assert_eq!(heard[0].field(b'C').as_deref(), Some(code), "{limit}");
+        }
+    }
+}
+
+/// Bytes of a result, by the policy, changed while the session runs.
+#[tokio::test]
+async fn a_policys_limit_on_bytes_changes_while_sessions_run() {
+    let workspace = Stack::shared().await.workspace("storage").await;
+    let mut wire = Wire::login(&workspace.reveal("customer_db").await).await;
+    let sql = "SELECT repeat('x', 1000) FROM generate_series(1, 100)";
+    for (most, passes) in [(1_000_000, true), (50_000, false), (200_000, true)] {
+        let limits = "[kind.limits]\n";
+        workspace.set_policy(&[(limits, &format!("{limits}bytes_max = {most}\n"))]).await;
+        let heard = wire.query(sql).await;
+        let error = heard.iter().find(|message| message.tag == b'E').and_then(|error| error.field(b'C'));
+        assert_eq!(error.as_deref(), (!passes).then_some("54000"), "{most}");
+    }
 }

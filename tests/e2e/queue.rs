@@ -54,33 +54,46 @@ async fn twenty_sessions_wait_for_one_connection_in_order() {
 
 #[tokio::test]
 async fn a_wait_that_is_too_long_is_an_error_and_the_session_goes_on() {
-    let stack =
-        Stack::private(Options::default().proxy("pool.size_max", 1).proxy("pool.query_wait_timeout_ms", 300)).await;
+    let options = Options::default().proxy("pool.size_max", 1).proxy("pool.query_wait_timeout_ms", 600);
+    let stack = Stack::private(options.proxy("pool.wait_notice_ms", 100)).await;
     let credentials = stack.workspace("storage").await.reveal("customer_db").await;
     let mut holder = Wire::login(&credentials).await;
     let mut waiter = Wire::login(&credentials).await;
     hold(&mut waiter, "P s | SELECT 7\nS").await.unwrap();
     holder.query("BEGIN").await;
     for (what, script, expected) in [
-        ("a Query", "Q SELECT 1", "E(53300) ZI"),
-        ("a pipeline", "P | SELECT 1\nB\nE\nP t | SELECT 2\nS", "E(53300) ZI"),
-        ("a prepared statement", "B | s\nE\nS", "E(53300) ZI"),
-        ("BEGIN", "Q BEGIN", "E(53300) ZI"),
-        ("a copy", "Q COPY storage.t FROM STDIN\nd 1\\n\nc", "E(53300) ZI"),
+        // Long enough for many notices; there is one.
+        ("a Query", "Q SELECT 1", "N(00000) E(53300) ZI"),
+        ("a pipeline", "P | SELECT 1\nB\nE\nP t | SELECT 2\nS", "N(00000) E(53300) ZI"),
+        ("a prepared statement", "B | s\nE\nS", "N(00000) E(53300) ZI"),
+        ("BEGIN", "Q BEGIN", "N(00000) E(53300) ZI"),
+        ("a copy", "Q COPY storage.t FROM STDIN\nd 1\\n\nc", "N(00000) E(53300) ZI"),
     ] {
         let sent: Vec<u8> = script.lines().flat_map(bytes).collect();
         waiter.send(&sent).await.unwrap();
         let heard = within(PATIENCE, what, waiter.until_ready()).await;
         assert_eq!(words(&heard), expected, "{what}");
+        let field = |code| heard[0].field(code).unwrap_or_default();
+        assert_eq!((field(b'S').as_str(), field(b'V').as_str()), ("NOTICE", "NOTICE"), "{what}");
+        assert_eq!(field(b'M'), "waiting for a connection to the workspace's database", "{what}");
+        assert!(field(b'D').ends_with("at most 600 ms."), "{what}: {heard:?}");
     }
     holder.query("COMMIT").await;
+    // Who wants no notices gets none; who gets his connection in time hears nothing of it either.
+    waiter.query("SET client_min_messages = warning").await;
+    holder.query("BEGIN").await;
+    assert_eq!(words(&waiter.query("SELECT 1").await), "E(53300) ZI");
+    holder.query("COMMIT").await;
+    waiter.query("RESET client_min_messages").await;
+    assert_eq!(words(&waiter.query("SELECT 1").await), "T D(1) C(SELECT 1) ZI");
     let heard = hold(&mut waiter, "B | s\nE\nS\nP t | SELECT 3\nB | t\nE\nS").await;
     assert_eq!(heard.as_deref(), Ok("2 D(7) C(SELECT 1) ZI 1 2 D(3) C(SELECT 1) ZI ZI"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_workspace_does_not_starve_the_others() {
-    let stack = Stack::private(Options::default().proxy("pool.server_connections_max", 2)).await;
+    let options = Options::default().proxy("pool.server_connections_max", 2).proxy("pool.wait_notice_ms", 0);
+    let stack = Stack::private(options).await;
     let busy = stack.workspace("storage").await.reveal("customer_db").await;
     let quiet = stack.workspace("storage").await.reveal("customer_db").await;
     // An idle connection makes room at once.

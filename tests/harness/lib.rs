@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 pub mod api;
+pub mod between;
 pub mod certificates;
 pub mod cluster;
 pub mod customer;

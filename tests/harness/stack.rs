@@ -284,6 +284,27 @@ impl Workspace {
         self.access.followed().await;
     }
 
+    /// Gives it a policy of its own: that of its profile with these texts replaced. Waits until every proxy has drawn the
+    /// consequences; the grants stay as they were made.
+    ///
+    /// # Panics
+    /// When a text to replace does not occur.
+    pub async fn set_policy(&self, changes: &[(&str, &str)]) {
+        let path = programs::root().join("provisioner/profiles").join(&self.profile).join("policy.toml");
+        let mut text = fs::read_to_string(path).expect("the profile's policy");
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from:?} is not in the policy");
+            text = text.replace(from, to);
+        }
+        let catalog = self.access.superuser("portcullis").await;
+        let change = "WITH next AS (UPDATE catalog.revision SET value = value + 1 RETURNING value) \
+             INSERT INTO catalog.policy (name, text, digest, revision) \
+             SELECT $1, $2, sha256(convert_to($2, 'UTF8')), value FROM next \
+             ON CONFLICT (name) DO UPDATE SET text = excluded.text, digest = excluded.digest, revision = excluded.revision";
+        catalog.execute(change, &[&self.id, &text]).await.expect("the catalog takes the policy");
+        self.set_limits(&format!("profile = '{}'", self.id)).await;
+    }
+
     /// A superuser's session in its database, around the gate.
     pub async fn superuser(&self) -> Client {
         self.access.superuser(&self.database().await).await

@@ -42,6 +42,8 @@ states! {
     IN_FAILED_SQL_TRANSACTION = b"25P02";
     /// Idle inside a transaction for too long.
     IDLE_IN_TRANSACTION_SESSION_TIMEOUT = b"25P03";
+    /// A transaction that was open for too long.
+    TRANSACTION_TIMEOUT = b"25P04";
     /// The prepared statement does not exist.
     INVALID_SQL_STATEMENT_NAME = b"26000";
     /// The login may not do this here.

@@ -129,6 +129,11 @@ fn pooling(page: &mut Page, m: &Metrics, o: &Observed) {
     page.family("pins_total", "Sessions that were pinned.", "reason", &m.pins);
     page.family("upstream_resets_total", "Connections cleaned between sessions.", "outcome", &m.resets);
     page.histogram("wait_seconds", "Wait for an upstream connection.", &m.wait_seconds.read());
+    page.counter(
+        "wait_notices_total",
+        "Clients that were told by a NOTICE that they wait for a connection.",
+        m.wait_notices.load(Relaxed),
+    );
     page.gauge("pools", "Pools that exist.", o.pools);
     let name = "upstream_connections";
     page.head(name, "gauge", "Upstream connections now.");

@@ -2,7 +2,9 @@
 //!
 //! Every reason is a variant with its metric label and its message; the details that help an operator go to the log.
 
-use portcullis_wire::{ErrorMessage, SqlState, WireError};
+use std::time::Duration;
+
+use portcullis_wire::{ErrorMessage, Severity, SqlState, WireError};
 
 use crate::budget::OverBudget;
 use crate::pool::LeaseError;
@@ -101,6 +103,12 @@ pub enum SessionEnd {
     /// `idle_in_transaction_timeout_ms`.
     #[error("idle in a transaction for too long")]
     IdleInTransactionTimeout,
+    /// `transaction_timeout_ms`.
+    #[error("a transaction was open for too long")]
+    TransactionTimeout,
+    /// An operator ended the workspace's sessions.
+    #[error("an operator ended the sessions of the workspace")]
+    Killed,
     /// The login's sessions were ended, or the login is no more.
     #[error("the login's sessions were ended")]
     LoginEnded,
@@ -143,6 +151,8 @@ impl SessionEnd {
             Self::ResultCut(_) => "result_cut",
             Self::IdleTimeout => "idle_timeout",
             Self::IdleInTransactionTimeout => "idle_in_transaction_timeout",
+            Self::TransactionTimeout => "transaction_timeout",
+            Self::Killed => "killed",
             Self::LoginEnded => "login_ended",
             Self::Draining => "draining",
             Self::NoMemory(_) => "no_memory",
@@ -224,6 +234,12 @@ impl SessionEnd {
                 "terminating connection due to idle-in-transaction timeout",
             )
             .hint("End transactions as soon as their work is done; this one was rolled back."),
+            Self::TransactionTimeout => {
+                fatal(SqlState::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout")
+                    .hint("Do the work in shorter transactions; this one was rolled back.")
+            }
+            Self::Killed => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+                .hint("An operator ended the sessions of this workspace; connect again."),
             Self::LoginEnded => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
                 .hint("The sessions of this login were ended; connect with its current password."),
             Self::Draining => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
@@ -254,6 +270,13 @@ pub fn lease_message(error: &LeaseError, fatal_one: bool) -> ErrorMessage {
                 .hint("Try again in a moment; if it stays, the administrator finds the reason in the gate's log.")
         }
     }
+}
+
+/// What a client that waits for a connection is told, so that its user knows why nothing happens.
+pub fn wait_notice(most: Duration) -> ErrorMessage {
+    let text = "waiting for a connection to the workspace's database";
+    ErrorMessage::new(Severity::Notice, SqlState::SUCCESSFUL_COMPLETION, text)
+        .detail(format!("All that may be used are in use. The statement waits for at most {} ms.", most.as_millis()))
 }
 
 /// Everything that led to an error, for the log: the last one is what helps.

@@ -249,6 +249,12 @@ impl Exchange {
         self.pin.or(self.limits.session_pooling.then_some("policy"))
     }
 
+    /// Whether the client wants to hear NOTICEs, by its `client_min_messages`.
+    pub fn takes_notices(&self) -> bool {
+        let least = self.settings.desired().get("client_min_messages").map(|value| value.to_ascii_lowercase());
+        !matches!(least.as_deref(), Some("warning" | "error"))
+    }
+
     /// Whether the session stays on its connection.
     pub fn is_pinned(&self) -> bool {
         self.pin().is_some()

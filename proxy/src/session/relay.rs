@@ -50,6 +50,8 @@ pub(super) struct Relay {
     client: Client,
     lease: Option<Lease>,
     leasing: Option<(Waiting<Result<Lease, LeaseError>>, Instant)>,
+    /// The client has been told that it waits for a connection.
+    wait_told: bool,
     judging: Option<Waiting<Message>>,
     message: Option<Message>,
     /// What is still to come of a client's frame that passes in pieces.
@@ -72,6 +74,7 @@ pub(super) struct Relay {
     server_is_leaving: bool,
     last_activity: Instant,
     work_since: Option<Instant>,
+    transaction_since: Option<Instant>,
     cancelled_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
@@ -100,6 +103,7 @@ impl Relay {
             route: Arc::new(route),
             lease: None,
             leasing: None,
+            wait_told: false,
             judging: None,
             message: None,
             client_piece: 0,
@@ -113,6 +117,7 @@ impl Relay {
             server_is_leaving: false,
             last_activity: now,
             work_since: None,
+            transaction_since: None,
             cancelled_at: None,
             timer: Box::pin(tokio::time::sleep_until(timer_at.into())),
             timer_at,
@@ -164,15 +169,15 @@ impl Relay {
         self.registration.handle().listen(cx);
         self.cancel.slot().listen(cx);
         loop {
-            match self.turn(cx) {
+            let moved = match self.turn(cx) {
+                Ok(false) => self.watch_the_clock(cx),
+                moved => moved,
+            };
+            match moved {
                 Ok(true) => {}
-                Ok(false) => break,
+                Ok(false) => return Poll::Pending,
                 Err(end) => return Poll::Ready(end),
             }
-        }
-        match self.watch_the_clock(cx) {
-            Ok(()) => Poll::Pending,
-            Err(end) => Poll::Ready(end),
         }
     }
 
@@ -195,6 +200,9 @@ impl Relay {
         let handle = self.registration.handle();
         if handle.has(Signal::End) {
             return Err(SessionEnd::LoginEnded);
+        }
+        if handle.has(Signal::Kill) {
+            return Err(SessionEnd::Killed);
         }
         if handle.has(Signal::Hurry) {
             return Err(SessionEnd::Draining);
@@ -289,6 +297,15 @@ impl Relay {
         if self.cancel.slot().attach(target) {
             self.send_cancel();
         }
+    }
+
+    /// Has the server told to stop what it runs for this session, and sends it nothing before that has arrived, so that
+    /// it stops nothing that comes later.
+    fn stop_the_statement(&mut self) {
+        self.cancelled_at = Some(Instant::now());
+        self.send_cancel();
+        let slot = self.cancel.slot().clone();
+        self.settling = Some(Box::pin(async move { slot.settled().await }));
     }
 
     /// Has the server told to stop what it runs for this session at this moment.

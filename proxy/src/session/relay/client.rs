@@ -48,10 +48,12 @@ impl Relay {
         let mut moved = false;
         self.client_waits = true;
         if let Some(settling) = &mut self.settling {
-            if settling.as_mut().poll(cx).is_pending() {
-                return Ok(false);
+            match settling.as_mut().poll(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(true) => self.settling = None,
+                // It may still arrive, at any time: nothing more can be run there.
+                Poll::Ready(false) => return Err(SessionEnd::StatementStuck),
             }
-            self.settling = None;
         }
         loop {
             if let Some(judging) = &mut self.judging {
@@ -276,6 +278,7 @@ impl Relay {
                 self.cancel.slot().prepare();
                 let leasing = async move { lease(&gate, &route.destination).await };
                 self.leasing = Some((Box::pin(leasing), Instant::now()));
+                self.wait_told = false;
                 Ok(true)
             }
             Performed::Later(message) => {

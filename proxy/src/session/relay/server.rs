@@ -41,16 +41,11 @@ impl Relay {
         Ok(moved)
     }
 
-    /// A result is cut and the server has more of it: it is told to stop. Nothing goes to it before that has arrived, so
-    /// that it stops nothing else.
+    /// A result is cut and the server has more of it: it is told to stop.
     fn stop_what_is_cut(&mut self) {
-        if !self.exchange.is_cutting() || self.cancelled_at.is_some() {
-            return;
+        if self.exchange.is_cutting() && self.cancelled_at.is_none() {
+            self.stop_the_statement();
         }
-        self.cancelled_at = Some(Instant::now());
-        self.send_cancel();
-        let slot = self.cancel.slot().clone();
-        self.settling = Some(Box::pin(async move { slot.settled().await }));
     }
 
     /// Deals with the frames that the server has sent.
@@ -133,6 +128,10 @@ impl Relay {
     fn statement_ended(&mut self, status: TransactionStatus) {
         self.last_activity = Instant::now();
         self.cancelled_at = None;
+        self.transaction_since = match status {
+            TransactionStatus::Idle => None,
+            _ => self.transaction_since.or(Some(self.last_activity)),
+        };
         if self.exchange.working_since().is_some() {
             return;
         }
