@@ -147,7 +147,7 @@ start_stack() {
     start_cluster "$superuser"
     ln -sfn "$PG_HOME" "$DEMO/postgres"
     PIDS[postgres]=$PG_PID
-    note "$("$(postgres_bin_dir)/postgres" --version) on 127.0.0.1:$PG_PORT, log target/demo/postgres/log"
+    note "$("$(postgres_bin_dir)/postgres" --version) on 127.0.0.1:$PG_PORT, log ${DEMO#"$PWD/"}/postgres/log"
 
     say "Making keys, a certificate authority and the configuration"
     RUN=$(mktemp -d "${TMPDIR:-/tmp}/portcullis-run.XXXXXX")
@@ -167,7 +167,7 @@ start_stack() {
     start_binary proxy
     until_true 60 "the proxy" is_ready || show_logs_and_die
     until_true 60 "the sidecar behind the admin port" api_answers || show_logs_and_die
-    note "wire port 127.0.0.1:$WIRE_PORT, admin port $ADMIN_URL, logs target/demo/{proxy,provisioner}.log"
+    note "wire port 127.0.0.1:$WIRE_PORT, admin port $ADMIN_URL, logs ${DEMO#"$PWD/"}/{proxy,provisioner}.log"
 }
 
 bootstrap_catalog() {
@@ -176,7 +176,7 @@ bootstrap_catalog() {
 
 show_logs_and_die() {
     tail -n 15 "$DEMO/provisioner.log" "$DEMO/proxy.log" >&2 2>/dev/null || true
-    die "the demo did not come up; the logs are in target/demo"
+    die "it did not come up; the logs are in ${DEMO#"$PWD/"}"
 }
 
 # Creates a workspace through the admin port: make_workspace <name> <profile>

@@ -361,7 +361,7 @@ def run(setting, parts, rounds, measured):
                         measured.fail(part, case, clients, peer.name, f"{type(error).__name__}: {error}")
                         say(f"{part} {case} {clients} {peer.name}: {error}")
                         continue
-                    measured.add(part, case, clients, peer.name, sample)
+                    measured.add(part, case, clients, peer.name, number, sample)
                     figures = "  ".join(f"{name} {value:.4g}" for name, value in sample.items())
                     say(f"round {number + 1} {part} {case} {clients:>4} {peer.name:<10} {figures}"
                         f"  ({time.monotonic() - took:.1f} s)")
@@ -374,7 +374,8 @@ def say(text):
 def arguments():
     parser = argparse.ArgumentParser(
         prog="tests/bench/run", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__,
-        epilog="PGBOUNCER=/path takes another PgBouncer than Debian's; PORTCULLIS_POSTGRES_BIN another PostgreSQL. "
+        epilog="PGBOUNCER=/path takes another PgBouncer than Debian's, PORTCULLIS_POSTGRES_BIN another PostgreSQL, and "
+        "PORTCULLIS_BINARIES=/directory binaries that were built before, such as another commit's. "
         "Exit code 1: something could not be measured; 2: wrong usage, or the peers did not start.")
     parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)} (default: all; with --quick: select)")
     parser.add_argument("--quick", action="store_true", help="16 and 64 clients, short windows, no direct connections")

@@ -30,6 +30,8 @@ TITLES = {
     "copy": "COPY",
     "idle": "Idle clients",
 }
+# The proxy's figure divided by PgBouncer's.
+RATIO = "ratio"
 # Not about a pooler's own CPU time when there is none.
 _POOLERS_ONLY = {"pooler_us", "pooler_ms", "idle_kb"}
 # From here on, whoever reads is told that others kept the machine busy.
@@ -52,8 +54,9 @@ class Measured:
             "seconds": given.seconds,
         }
 
-    def add(self, part, case, clients, peer, sample):
-        self.samples.setdefault((part, case, clients), {}).setdefault(peer, []).append(sample)
+    def add(self, part, case, clients, peer, number, sample):
+        """The sample of one round, of which there is one at most."""
+        self.samples.setdefault((part, case, clients), {}).setdefault(peer, {})[number] = sample
 
     def skip(self, part, case, clients, peer, reason):
         self.samples.setdefault((part, case, clients), {})
@@ -69,13 +72,13 @@ class Measured:
         return [key for key in self.samples if key[0] == part]
 
     def median(self, key, peer, figure):
-        values = [sample[figure] for sample in self.samples[key].get(peer, [])]
+        values = [sample[figure] for sample in self.samples[key].get(peer, {}).values()]
         return statistics.median(values) if values else None
 
     def ratio(self, key, figure):
         """The median of the rounds' ratios, proxy to PgBouncer: what disturbs a round disturbs both."""
-        pairs = zip(self.samples[key].get("proxy", []), self.samples[key].get("pgbouncer", []))
-        ratios = [ours[figure] / theirs[figure] for ours, theirs in pairs if theirs[figure]]
+        ours, theirs = (self.samples[key].get(peer, {}) for peer in ("proxy", "pgbouncer"))
+        ratios = [ours[number][figure] / theirs[number][figure] for number in ours if number in theirs and theirs[number][figure]]
         return statistics.median(ratios) if ratios else None
 
 
@@ -89,50 +92,63 @@ def machine():
     return f"{os.cpu_count()} × {model}, Linux {platform.release().split('-')[0]}"
 
 
-def table(measured, part):
-    """Header and rows of one part, as cells."""
-    header, rows = ["", "clients"], []
-    columns = []
+def groups(measured, part):
+    """The columns of one part, a group per figure: its title, its decimals, and whose they are; None is the ratio."""
+    found = []
     for figure, title, digits, compare in FIGURES[part]:
-        for peer in measured.peers:
-            if not (peer == "direct" and figure in _POOLERS_ONLY):
-                columns.append((figure, peer, digits))
-                header.append(f"{title}: {peer}")
+        peers = [peer for peer in measured.peers if not (peer == "direct" and figure in _POOLERS_ONLY)]
         if compare and {"proxy", "pgbouncer"} <= set(measured.peers):
-            columns.append((figure, None, 2))
-            header.append("proxy/pgbouncer")
+            peers.append(None)
+        if peers:
+            found.append((figure, title, digits, peers))
+    return found
+
+
+def rows(measured, part):
+    """The cells below these columns, with the case and its clients in front."""
     for key in measured.cases(part):
         cells = [key[1], str(key[2])]
-        for figure, peer, digits in columns:
-            value = measured.ratio(key, figure) if peer is None else measured.median(key, peer, figure)
-            cells.append("–" if value is None else f"{value:,.{digits}f}")
-        rows.append(cells)
-    return header, rows
+        for figure, _title, digits, peers in groups(measured, part):
+            for peer in peers:
+                value = measured.ratio(key, figure) if peer is None else measured.median(key, peer, figure)
+                cells.append("–" if value is None else f"{value:,.{2 if peer is None else digits}f}")
+        yield cells
 
 
 def text(measured):
-    """Tables for a terminal. Headers would be wider than the figures, so they stand in two or three lines."""
+    """Tables for a terminal: the figures' titles stand over the names of the peers."""
     lines = list(about(measured))
     for part in measured.parts():
-        header, rows = table(measured, part)
-        wrapped = [cell.replace("CPU ", "CPU\n").replace(": ", "\n").replace("proxy/", "proxy/\n").split("\n") for cell in header]
-        height = max(map(len, wrapped))
-        heads = [[cell[line - height + len(cell)] if line >= height - len(cell) else "" for cell in wrapped] for line in range(height)]
-        widths = [max(map(len, column)) for column in zip(*heads, *rows)]
-        lines += ["", TITLES[part]]
-        for cells in heads + rows:
-            lines.append("  ".join(cell.ljust(width) if at == 0 else cell.rjust(width)
-                                   for at, (cell, width) in enumerate(zip(cells, widths))).rstrip())
+        body = list(rows(measured, part))
+        names = [[peer or RATIO for peer in peers] for *_, peers in groups(measured, part)]
+        head = ["", "clients", *(name for group in names for name in group)]
+        widths = [max(map(len, column)) for column in zip(head, *body)]
+        titles, first = [" " * (widths[0] + widths[1] + 2)], 2
+        for (_figure, title, _digits, peers), group in zip(groups(measured, part), names):
+            columns = slice(first, first + len(group))
+            # A title that is wider than its columns widens the first of them.
+            widths[first] += max(0, len(title) - sum(widths[columns]) - 2 * (len(group) - 1))
+            titles.append(title.rjust(sum(widths[columns]) + 2 * (len(group) - 1)))
+            first += len(group)
+        lines += ["", TITLES[part], "   ".join(titles).rstrip()]
+        starts = {2 + sum(len(group) for group in names[:at]) for at in range(len(names))}
+        for cells in [head, *body]:
+            lines.append("".join(
+                cell.ljust(width) if at == 0 else ("   " if at in starts else "  ") + cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(cells, widths))).rstrip())
     return "\n".join(lines + notes(measured))
 
 
 def markdown(measured):
-    """The same tables for the README."""
+    """The same tables for the README. Markdown has no column groups: a title stands with the first of its columns."""
     lines = [" ".join(about(measured))]
     for part in measured.parts():
-        header, rows = table(measured, part)
-        lines += ["", f"**{TITLES[part]}**", "", f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
-        lines += [f"| {' | '.join(cells)} |" for cells in rows]
+        head = [TITLES[part], "clients"]
+        for _figure, title, _digits, peers in groups(measured, part):
+            names = [peer or RATIO for peer in peers]
+            head += [f"{title}: {names[0]}", *names[1:]]
+        lines += ["", f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
+        lines += [f"| {' | '.join(cells)} |" for cells in rows(measured, part)]
     return "\n".join(lines + notes(measured)) + "\n"
 
 
@@ -153,7 +169,7 @@ def notes(measured):
         lines.append(f"{peer}, {part} {case} at {clients}: {reason}.")
     for failure in measured.failures:
         lines.append("NOT MEASURED: {peer} {part} {case} {clients}: {reason}".format(**failure))
-    others = [sample["others"] for peers in measured.samples.values() for samples in peers.values() for sample in samples
+    others = [sample["others"] for peers in measured.samples.values() for samples in peers.values() for sample in samples.values()
               if "others" in sample]
     if others and statistics.median(others) > _OTHERS_MAX:
         lines.append(f"Other programs used {statistics.median(others):.0%} of the machine's processors (median of the windows).")
@@ -162,8 +178,8 @@ def notes(measured):
 
 def as_json(measured):
     results = [
-        {"part": part, "case": case, "clients": clients, "peer": peer, "rounds": samples,
-         "median": {name: measured.median((part, case, clients), peer, name) for name in samples[0]}}
+        {"part": part, "case": case, "clients": clients, "peer": peer, "rounds": list(samples.values()),
+         "median": {name: measured.median((part, case, clients), peer, name) for name in next(iter(samples.values()))}}
         for (part, case, clients), peers in measured.samples.items() for peer, samples in peers.items()
     ]
     skipped = [dict(zip(("part", "case", "clients", "peer"), key), reason=reason) for key, reason in measured.skipped.items()]
