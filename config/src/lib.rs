@@ -26,4 +26,4 @@ pub use proxy::{
 };
 pub use secret::Secret;
 pub use source::Environment;
-pub use types::{LogConfig, LogFormat, PublicSslMode, SidecarAddress, UpstreamTlsMode};
+pub use types::{LogConfig, LogFormat, PublicSslMode, SidecarAddress, TcpConfig, UpstreamTlsMode};

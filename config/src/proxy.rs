@@ -10,7 +10,7 @@ use crate::{
     keys::Keys,
     secret::Secret,
     source::Environment,
-    types::{LogConfig, SidecarAddress, listen_address},
+    types::{LogConfig, SidecarAddress, TcpConfig, listen_address},
 };
 
 /// A day, in milliseconds: the longest time limit that makes sense for most.
@@ -46,6 +46,14 @@ pub struct ListenConfig {
     pub clients_max: usize,
     /// Connections between accept and authenticated, at once.
     pub handshakes_max: usize,
+    /// A port in the clear, on loopback.
+    pub plaintext_address: Option<SocketAddr>,
+    /// A Unix socket, in the clear.
+    pub unix_socket: Option<PathBuf>,
+    /// Who may open it: the file's permission bits.
+    pub unix_socket_mode: u32,
+    /// How vanished clients are noticed.
+    pub tcp: TcpConfig,
 }
 
 /// `[tls]`
@@ -146,6 +154,8 @@ pub struct PoolConfig {
     pub idle_timeout_ms: u64,
     /// Any connection is closed at its first idle moment after this.
     pub lifetime_ms: u64,
+    /// How vanished servers are noticed.
+    pub tcp: TcpConfig,
 }
 
 impl ProxyConfig {
@@ -166,12 +176,28 @@ impl ProxyConfig {
     }
 }
 
+const LOOPBACK: &str = "a loopback address and a port, e.g. 127.0.0.1:6431: what is in the clear stays on the machine";
+const MODE: &str = "three or four octal digits of permission bits, e.g. 0660";
+
+fn parse_mode(text: &str) -> Option<u32> {
+    let octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit());
+    u32::from_str_radix(text, 8).ok().filter(|mode| octal && *mode <= 0o777)
+}
+
 impl ListenConfig {
     fn read(keys: &mut Keys) -> Self {
         Self {
             address: listen_address(keys, "listen.address", SocketAddr::from((Ipv4Addr::LOCALHOST, 6432))),
             clients_max: keys.number("listen.clients_max", 1..=1_000_000, 10_000),
             handshakes_max: keys.number("listen.handshakes_max", 1..=100_000, 256),
+            plaintext_address: keys.parsed("listen.plaintext_address", LOOPBACK, |text| {
+                text.parse().ok().filter(|address: &SocketAddr| address.ip().to_canonical().is_loopback())
+            }),
+            unix_socket: keys.parsed("listen.unix_socket", "an absolute path", |text| {
+                Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+            }),
+            unix_socket_mode: keys.parsed("listen.unix_socket_mode", MODE, parse_mode).unwrap_or(0o660),
+            tcp: TcpConfig::read(keys, "listen"),
         }
     }
 }
@@ -252,6 +278,7 @@ impl PoolConfig {
             connect_timeout_ms: keys.number("pool.connect_timeout_ms", 100..=300_000, 5_000),
             idle_timeout_ms: keys.number("pool.idle_timeout_ms", 100..=7 * DAY_MS, 300_000),
             lifetime_ms: keys.number("pool.lifetime_ms", 1_000..=7 * DAY_MS, 3_600_000),
+            tcp: TcpConfig::read(keys, "pool"),
         }
     }
 }

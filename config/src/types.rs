@@ -35,6 +35,42 @@ impl LogConfig {
     }
 }
 
+/// How a peer that vanished without a word is noticed on a TCP connection. The kernel counts keepalive in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// Silence before the first probe.
+    pub keepalive_idle_ms: u64,
+    /// Between two probes.
+    pub keepalive_interval_ms: u64,
+    /// Probes without an answer that end the connection.
+    pub keepalive_probes: u32,
+    /// How long sent data may stay unacknowledged, or a full peer not make room; 0 leaves it to the kernel.
+    pub user_timeout_ms: u64,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self { keepalive_idle_ms: 60_000, keepalive_interval_ms: 10_000, keepalive_probes: 4, user_timeout_ms: 0 }
+    }
+}
+
+impl TcpConfig {
+    pub(crate) fn read(keys: &mut Keys, section: &str) -> Self {
+        let default = Self::default();
+        let mut number = |name: &str, bounds: std::ops::RangeInclusive<i64>, default: u64| -> u64 {
+            keys.number(&format!("{section}.tcp.{name}"), bounds, default)
+        };
+        Self {
+            keepalive_idle_ms: number("keepalive_idle_ms", 1_000..=7_200_000, default.keepalive_idle_ms),
+            keepalive_interval_ms: number("keepalive_interval_ms", 1_000..=600_000, default.keepalive_interval_ms),
+            keepalive_probes: number("keepalive_probes", 1..=100, default.keepalive_probes.into())
+                .try_into()
+                .unwrap_or(4),
+            user_timeout_ms: keys.number_or_zero(&format!("{section}.tcp.user_timeout_ms"), 1_000..=3_600_000),
+        }
+    }
+}
+
 /// Where the sidecar's HTTP API listens: a Unix socket, or a TCP address (loopback, as a rule: the API speaks plain HTTP).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SidecarAddress {

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod budget;
 mod cancel;
 pub mod check;
+pub mod door;
 pub mod gate;
 pub mod harden;
 pub mod listen;

@@ -1,50 +1,43 @@
-//! The wire port: accepts, bounds and hands over.
+//! The accept loop: accepts, bounds and hands over.
 //!
 //! It reads nothing from a client and knows nothing of the protocol but the one error it may have to send. One task
 //! per connection from the first byte on, so that a silent client delays nobody.
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::join_all;
+use portcullis_config::TcpConfig;
 use portcullis_wire::{ErrorMessage, SqlState};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::door::{Arrival, Door, Socket, tune};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::session;
 
-/// Connections that may wait in the kernel to be accepted.
-const BACKLOG: u32 = 1024;
-
 /// Pause after a failed accept, e.g. when file descriptors ran out: without it the loop spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Clients that vanished without a word are found after about two minutes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
-
-/// Binds `address`; port 0 lets the kernel choose.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // So that a restart need not wait for the old process's connections to time out.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Accepts until `stop` is cancelled, then closes the port and returns when the last session has ended. Dropping the
-/// future stops accepting, but sessions are tasks of their own.
-pub async fn serve(listener: TcpListener, gate: Arc<Gate>, stop: CancellationToken) {
-    let port = Port { clients: gate.clients.clone(), metrics: gate.metrics.clone(), sessions: TaskTracker::new() };
-    port.accept(listener, stop, |socket, peer| session::run(socket, peer, gate.clone())).await;
+/// Accepts at every door until `stop` is cancelled, then closes them and returns when the last session has ended. Dropping
+/// the future stops accepting, but sessions are tasks of their own.
+pub async fn serve(doors: Vec<Door>, gate: Arc<Gate>, stop: CancellationToken) {
+    let port = Port {
+        clients: gate.clients.clone(),
+        metrics: gate.metrics.clone(),
+        sessions: TaskTracker::new(),
+        tcp: gate.config.listen.tcp,
+    };
+    let accepting =
+        doors.into_iter().map(|door| port.accept(door, &stop, |arrival| session::run(arrival, gate.clone())));
+    join_all(accepting).await;
+    port.sessions.close();
+    port.sessions.wait().await;
 }
 
 /// The listener's own state, apart from what its sessions need.
@@ -52,25 +45,22 @@ struct Port {
     clients: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     sessions: TaskTracker,
+    tcp: TcpConfig,
 }
 
 impl Port {
-    async fn accept<S>(
-        &self,
-        listener: TcpListener,
-        stop: CancellationToken,
-        session: impl Fn(TcpStream, SocketAddr) -> S,
-    ) where
+    async fn accept<S>(&self, door: Door, stop: &CancellationToken, session: impl Fn(Arrival) -> S)
+    where
         S: Future<Output = ()> + Send + 'static,
     {
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                accepted = door.accept() => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => self.admit(socket, peer, &session),
+                Ok(arrival) => self.admit(arrival, &session),
                 Err(error) if belongs_to_one_connection(&error) => {}
                 Err(error) => {
                     self.metrics.accept_failed();
@@ -79,27 +69,26 @@ impl Port {
                 }
             }
         }
-        drop(listener);
-        self.sessions.close();
-        self.sessions.wait().await;
     }
 
-    fn admit<S>(&self, socket: TcpStream, peer: SocketAddr, session: impl Fn(TcpStream, SocketAddr) -> S)
+    fn admit<S>(&self, arrival: Arrival, session: impl Fn(Arrival) -> S)
     where
         S: Future<Output = ()> + Send + 'static,
     {
         let Ok(permit) = self.clients.clone().try_acquire_owned() else {
             self.metrics.connection_refused("clients_max");
-            refuse(socket);
+            refuse(arrival.socket);
             return;
         };
-        if let Err(error) = tune(&socket) {
+        if let Socket::Tcp(socket) = &arrival.socket
+            && let Err(error) = tune(socket, &self.tcp)
+        {
             // The client is gone already.
-            tracing::debug!(%peer, %error, "a connection ended before it began");
+            tracing::debug!(peer = %arrival.peer, %error, "a connection ended before it began");
             return;
         }
         let open = Open::new(self.metrics.clone(), permit);
-        let session = session(socket, peer);
+        let session = session(arrival);
         self.sessions.spawn(async move {
             let _open = open;
             session.await;
@@ -126,13 +115,6 @@ impl Drop for Open {
     }
 }
 
-fn tune(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
-}
-
 /// `accept(2)` reports errors of the connection that it would have returned; they say nothing about the port.
 fn belongs_to_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
@@ -141,10 +123,21 @@ fn belongs_to_one_connection(error: &io::Error) -> bool {
 
 /// One write that cannot block (the send buffer of a new socket is empty), then closed. Nothing is read: answering a
 /// startup packet would mean to hold what `clients_max` says not to hold.
-fn refuse(socket: TcpStream) {
-    if let Ok(mut socket) = socket.into_std() {
-        let _ = socket.write_all(&too_many_clients());
-        let _ = socket.shutdown(std::net::Shutdown::Write);
+fn refuse(socket: Socket) {
+    let message = too_many_clients();
+    match socket {
+        Socket::Tcp(socket) => {
+            if let Ok(mut socket) = socket.into_std() {
+                let _ = socket.write_all(&message);
+                let _ = socket.shutdown(Shutdown::Write);
+            }
+        }
+        Socket::Unix(socket) => {
+            if let Ok(mut socket) = socket.into_std() {
+                let _ = socket.write_all(&message);
+                let _ = socket.shutdown(Shutdown::Write);
+            }
+        }
     }
 }
 
@@ -158,8 +151,12 @@ fn too_many_clients() -> BytesMut {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
+
+    use crate::door::bind;
     use crate::metrics::Observed;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     /// A port whose sessions end when their client says something.
     async fn start(clients_max: usize) -> (SocketAddr, Arc<Metrics>, CancellationToken, tokio::task::JoinHandle<()>) {
@@ -167,16 +164,18 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let clients = Arc::new(Semaphore::new(clients_max));
-        let port = Port { clients, metrics: metrics.clone(), sessions: TaskTracker::new() };
+        let port = Port { clients, metrics: metrics.clone(), sessions: TaskTracker::new(), tcp: TcpConfig::default() };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
-            port.accept(listener, stopped, |mut socket, _| async move {
+            port.accept(Door::Tls(listener), &stopped, |arrival| async move {
+                let Socket::Tcp(mut socket) = arrival.socket else { panic!("not this door") };
                 assert!(socket.nodelay().unwrap());
-                assert!(SockRef::from(&socket).keepalive().unwrap());
                 let _ = socket.write_all(b"+").await;
                 let _ = socket.read_u8().await;
             })
             .await;
+            port.sessions.close();
+            port.sessions.wait().await;
         });
         (address, metrics, stop, task)
     }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use portcullis_catalog::{CatalogError, Reader, ReaderOptions};
-use portcullis_config::{ConfigError, Environment, LogConfig, LogFormat, ProxyConfig};
+use portcullis_config::{ConfigError, Environment, ListenConfig, LogConfig, LogFormat, ProxyConfig};
 use portcullis_proxy::admin::{self, Admin};
 use portcullis_proxy::check::{self, Outcome};
+use portcullis_proxy::door::{self, Door, UnixDoor};
 use portcullis_proxy::gate::Gate;
 use portcullis_proxy::metrics::Metrics;
 use portcullis_proxy::stop::{Ending, Signals};
@@ -67,6 +68,8 @@ enum StartError {
     Filter { filter: String, source: tracing_subscriber::filter::ParseError },
     #[error("cannot listen on {address} ({key})")]
     Bind { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {} (listen.unix_socket)", .path.display())]
+    UnixSocket { path: PathBuf, source: io::Error },
     #[error("cannot write {}", .file.display())]
     ReadyFile { file: PathBuf, source: io::Error },
     #[error("the catalog cannot be used")]
@@ -138,6 +141,7 @@ async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) 
     let mut signals = Signals::install().map_err(StartError::Process)?;
     let (wire_port, wire) = bind("listen.address", config.listen.address)?;
     let (admin_port, admin) = bind("admin.address", config.admin.address)?;
+    let plain_doors = plain_doors(&config.listen)?;
     let metrics = Arc::new(Metrics::new());
     stop::reload_on_hangup(tls.clone(), metrics.clone()).map_err(StartError::Process)?;
 
@@ -149,7 +153,8 @@ async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) 
     let view = Admin::new(&gate.config, tls.clone(), metrics, draining.clone(), gate.clone());
     let ended = CancellationToken::new();
     let admin_task = tokio::spawn(admin::serve(admin_port, Arc::new(view), ended.clone()));
-    let mut sessions = tokio::spawn(listen::serve(wire_port, gate.clone(), draining.clone()));
+    let doors = std::iter::once(Door::Tls(wire_port)).chain(plain_doors).collect();
+    let mut sessions = tokio::spawn(listen::serve(doors, gate.clone(), draining.clone()));
 
     let identity = tls.current();
     tracing::info!(%wire, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -173,8 +178,25 @@ async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) 
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = listen::bind(address).and_then(|listener| listener.local_addr().map(|local| (listener, local)));
+    let bound = door::bind(address).and_then(|listener| listener.local_addr().map(|local| (listener, local)));
     bound.map_err(|source| StartError::Bind { key, address, source })
+}
+
+/// The ways in without TLS that the configuration opens.
+fn plain_doors(listen: &ListenConfig) -> Result<Vec<Door>, StartError> {
+    let mut doors = Vec::new();
+    if let Some(address) = listen.plaintext_address {
+        let (port, local) = bind("listen.plaintext_address", address)?;
+        tracing::info!(address = %local, "listening without TLS");
+        doors.push(Door::Plain(port));
+    }
+    if let Some(path) = &listen.unix_socket {
+        let door = UnixDoor::bind(path, listen.unix_socket_mode)
+            .map_err(|source| StartError::UnixSocket { path: path.clone(), source })?;
+        tracing::info!(path = %path.display(), "listening without TLS");
+        doors.push(Door::Unix(door));
+    }
+    Ok(doors)
 }
 
 /// Appears whole or not at all, so that whoever waits for the file can read it at once.

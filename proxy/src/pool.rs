@@ -280,10 +280,9 @@ impl Pools {
     }
 
     async fn open(&self, to: &Destination, place: Place) -> Result<Lease, LeaseError> {
-        let within = Duration::from_millis(self.limits.connect_timeout_ms);
         let began = Instant::now();
         let connecting = Connecting::begin(&place);
-        let opened = Upstream::open(to, &self.key, within).await;
+        let opened = Upstream::open(to, &self.key, &self.limits).await;
         drop(connecting);
         match opened {
             Ok(upstream) => {

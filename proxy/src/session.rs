@@ -9,9 +9,9 @@ mod relay;
 pub mod route;
 pub mod settings;
 mod startup;
+mod stream;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,9 @@ use portcullis_wire::backend::encode as reply;
 use portcullis_wire::scram::ChannelBinding;
 use portcullis_wire::{ErrorMessage, SqlState, StartupMessage, TransactionStatus, parse_options};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::budget::{CONNECTION_BYTES, Held};
+use crate::door::{Arrival, Peer};
 use crate::gate::Gate;
 use crate::pool::LeaseError;
 use crate::sessions::Signal;
@@ -33,7 +33,8 @@ use end::{SessionEnd, causes};
 use relay::Relay;
 use route::Route;
 use settings::Values;
-use startup::{Negotiated, Opened, Refused, RefusedSocket};
+use startup::{Negotiated, Opened, Refused};
+use stream::ClientStream;
 
 /// How long a client has to take its last message.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
@@ -41,9 +42,10 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 const MINOR_MAX: u16 = 2;
 
 /// Serves one connection.
-pub async fn run(socket: TcpStream, peer: SocketAddr, gate: Arc<Gate>) {
+pub async fn run(arrival: Arrival, gate: Arc<Gate>) {
+    let peer = arrival.peer;
     let began = Instant::now();
-    let end = serve(socket, peer, &gate, began).await;
+    let end = serve(arrival, &gate, began).await;
     if end.is_remarkable() {
         tracing::info!(%peer, reason = end.label(), cause = causes(&end), "{end}");
     } else {
@@ -51,12 +53,13 @@ pub async fn run(socket: TcpStream, peer: SocketAddr, gate: Arc<Gate>) {
     }
 }
 
-async fn serve(socket: TcpStream, peer: SocketAddr, gate: &Arc<Gate>, began: Instant) -> SessionEnd {
+async fn serve(arrival: Arrival, gate: &Arc<Gate>, began: Instant) -> SessionEnd {
+    let peer = arrival.peer;
     let _memory = gate.budget.hold(Held::Connections, CONNECTION_BYTES);
     let deadline = began + Duration::from_millis(gate.config.limits.connect_timeout_ms);
     let login = async {
         let _handshake = gate.handshakes.acquire().await;
-        let opened = match startup::negotiate(socket, &gate.tls).await {
+        let opened = match startup::negotiate(arrival, &gate.tls).await {
             Ok(Negotiated::Session(opened)) => *opened,
             Ok(Negotiated::Cancel(key)) => {
                 let outcome = gate.cancels.cancel(&key).await;
@@ -110,10 +113,8 @@ fn count_failure(gate: &Gate, end: &SessionEnd) {
 
 /// Tells a connection that never became a session why, where there is something to say.
 async fn say_why(refused: Refused) -> SessionEnd {
-    match refused.socket {
-        Some(RefusedSocket::Plain(mut socket)) => farewell(&mut socket, &refused.end).await,
-        Some(RefusedSocket::Tls(mut stream)) => farewell(stream.as_mut(), &refused.end).await,
-        None => {}
+    if let Some(mut stream) = refused.stream {
+        farewell(&mut stream, &refused.end).await;
     }
     refused.end
 }
@@ -133,7 +134,7 @@ async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, end: &SessionEnd) {
 }
 
 /// Authentication, route, startup settings, a place among the workspace's sessions, the greeting.
-async fn log_in(opened: Opened, peer: SocketAddr, gate: &Arc<Gate>) -> Result<Relay, SessionEnd> {
+async fn log_in(opened: Opened, peer: Peer, gate: &Arc<Gate>) -> Result<Relay, SessionEnd> {
     let Opened { mut stream, mut received, message, binding } = opened;
     match greet(&mut stream, &mut received, &message, &binding, peer, gate).await {
         Ok(greeted) => Ok(Relay::new(gate.clone(), stream, received, greeted)),
@@ -155,11 +156,11 @@ struct Greeted {
 }
 
 async fn greet(
-    stream: &mut startup::ClientStream,
+    stream: &mut ClientStream,
     received: &mut BytesMut,
     message: &StartupMessage,
     binding: &ChannelBinding,
-    peer: SocketAddr,
+    peer: Peer,
     gate: &Arc<Gate>,
 ) -> Result<Greeted, SessionEnd> {
     let minor = message.minor.min(MINOR_MAX);

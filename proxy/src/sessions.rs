@@ -1,7 +1,6 @@
 //! The sessions that are open: how many a workspace has, and how to tell one that something has changed.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
@@ -12,6 +11,7 @@ use jiff::Timestamp;
 use portcullis_catalog::{LoginId, WorkspaceId};
 
 use crate::admin::SessionRow;
+use crate::door::Peer;
 
 /// What a session may be told; it looks when it is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct SessionHandle {
     /// The login's kind.
     pub kind: String,
     /// The client's address.
-    pub client: SocketAddr,
+    pub client: Peer,
     /// When it began.
     pub since: Timestamp,
     signals: AtomicU8,
@@ -181,7 +181,7 @@ impl Sessions {
         self: &Arc<Self>,
         login: &portcullis_catalog::Login,
         workspace: &WorkspaceId,
-        client: SocketAddr,
+        client: Peer,
         most: u32,
     ) -> Option<Registration> {
         let mut inner = self.lock();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use portcullis_catalog::seal::ProxyKey;
 use portcullis_catalog::{BackendRole, Server};
+use portcullis_config::{PoolConfig, TcpConfig};
 use portcullis_wire::backend::{Authentication, Backend, ErrorFields};
 use portcullis_wire::frontend::encode;
 use portcullis_wire::scram::{AwaitingServerFinal, ClientExchange, Credential, random_nonce};
@@ -197,12 +198,15 @@ impl Upstream {
     ///
     /// # Errors
     /// See [`UpstreamError`]; nothing of the sealed key is ever in one.
-    pub async fn open(to: &Destination, key: &ProxyKey, within: Duration) -> Result<Self, UpstreamError> {
-        tokio::time::timeout(within, Self::open_unbounded(to, key)).await.map_err(|_| UpstreamError::TimedOut)?
+    pub async fn open(to: &Destination, key: &ProxyKey, limits: &PoolConfig) -> Result<Self, UpstreamError> {
+        let within = Duration::from_millis(limits.connect_timeout_ms);
+        tokio::time::timeout(within, Self::open_unbounded(to, key, limits.tcp))
+            .await
+            .map_err(|_| UpstreamError::TimedOut)?
     }
 
-    async fn open_unbounded(to: &Destination, key: &ProxyKey) -> Result<Self, UpstreamError> {
-        let address = Arc::new(Address::of(&to.server)?);
+    async fn open_unbounded(to: &Destination, key: &ProxyKey, tcp: TcpConfig) -> Result<Self, UpstreamError> {
+        let address = Arc::new(Address::of(&to.server, tcp)?);
         let io = UpstreamIo::connect(&address).await?;
         let now = Instant::now();
         let mut this = Self {

@@ -6,6 +6,7 @@ mod cancel;
 mod clients;
 mod copy;
 mod crashes;
+mod doors;
 mod drivers;
 mod harness;
 mod hostile;

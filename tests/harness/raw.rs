@@ -133,6 +133,16 @@ impl Wire {
         Wire::handshake(TcpStream::connect(("127.0.0.1", port)).await?, ca_pem, alpn).await
     }
 
+    /// The wire without TLS.
+    pub async fn in_the_clear(port: u16) -> io::Result<Wire> {
+        Ok(Wire::over(Box::new(TcpStream::connect(("127.0.0.1", port)).await?)))
+    }
+
+    /// The wire through a Unix socket.
+    pub async fn unix(path: &Path) -> io::Result<Wire> {
+        Ok(Wire::over(Box::new(UnixStream::connect(path).await?)))
+    }
+
     async fn handshake(stream: TcpStream, ca_pem: &str, alpn: &[&[u8]]) -> io::Result<Wire> {
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;

@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::listen::bind;
+use crate::door::bind;
 use crate::testing::{Chain, Dir};
 use portcullis_policy::CacheSize;
 

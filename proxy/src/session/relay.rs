@@ -25,7 +25,7 @@ use super::buffer::poll_drain;
 use super::end::{SessionEnd, causes, lease_message};
 use super::exchange::{Exchange, ExchangeLimits, Message};
 use super::route::Route;
-use super::startup::ClientStream;
+use super::stream::ClientStream;
 use crate::cancel::Registered;
 use crate::gate::Gate;
 use crate::metrics::Direction;

@@ -2,8 +2,9 @@
 //!
 //! At most one SSLRequest and one GSSENCRequest, in either order, as
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL> allows; bytes that arrive between a
-//! TLS request and the handshake could have been injected and end the connection. A session exists only inside TLS; a
-//! CancelRequest may come in the clear, as libpq before 17 sends it.
+//! TLS request and the handshake could have been injected and end the connection. On the wire port a session exists only
+//! inside TLS; a CancelRequest may come in the clear, as libpq before 17 sends it. On a port in the clear a request for
+//! encryption is declined.
 
 use bytes::BytesMut;
 use portcullis_wire::scram::ChannelBinding;
@@ -11,16 +12,14 @@ use portcullis_wire::{CancelKey, StartupMessage, StartupPacket, cut_startup};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::end::SessionEnd;
+use super::stream::ClientStream;
+use crate::door::{Arrival, Socket};
 use crate::tls::{ALPN_POSTGRESQL, Tls, TlsIdentity};
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-
-/// The encrypted stream of a client.
-pub type ClientStream = TlsStream<TcpStream>;
 
 /// What a connection turned out to want.
 pub enum Negotiated {
@@ -30,7 +29,7 @@ pub enum Negotiated {
     Cancel(CancelKey),
 }
 
-/// A connection with TLS whose startup packet has been read.
+/// A connection whose startup packet has been read.
 pub struct Opened {
     /// The stream.
     pub stream: ClientStream,
@@ -42,25 +41,17 @@ pub struct Opened {
     pub binding: ChannelBinding,
 }
 
-/// A connection that has no session must still be told why, in the clear: the socket comes back with the reason.
+/// A connection that has no session must still be told why: the stream comes back with the reason.
 pub struct Refused {
     /// The reason.
     pub end: SessionEnd,
     /// Where to say so.
-    pub socket: Option<RefusedSocket>,
-}
-
-/// The socket of a refused connection.
-pub enum RefusedSocket {
-    /// Without TLS.
-    Plain(TcpStream),
-    /// With TLS.
-    Tls(Box<ClientStream>),
+    pub stream: Option<ClientStream>,
 }
 
 impl From<SessionEnd> for Refused {
     fn from(end: SessionEnd) -> Self {
-        Self { end, socket: None }
+        Self { end, stream: None }
     }
 }
 
@@ -68,54 +59,88 @@ impl From<SessionEnd> for Refused {
 ///
 /// # Errors
 /// Whatever ends the connection before it is a session.
-pub async fn negotiate(mut socket: TcpStream, tls: &Tls) -> Result<Negotiated, Refused> {
+pub async fn negotiate(arrival: Arrival, tls: &Tls) -> Result<Negotiated, Refused> {
+    let tls = arrival.tls.then_some(tls);
+    match arrival.socket {
+        Socket::Unix(socket) => in_the_clear(ClientStream::Unix(socket)).await,
+        Socket::Tcp(socket) => match tls {
+            Some(tls) => with_tls(socket, tls).await,
+            None => in_the_clear(ClientStream::Tcp(socket)).await,
+        },
+    }
+}
+
+/// A port without TLS: whoever asks for encryption is told that there is none, and may go on.
+async fn in_the_clear(mut stream: ClientStream) -> Result<Negotiated, Refused> {
+    let mut received = BytesMut::new();
+    let (mut asked_tls, mut asked_gss) = (false, false);
+    loop {
+        let asked = match next_packet(&mut stream, &mut received).await {
+            Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key)),
+            Ok(StartupPacket::StartupMessage(message)) => {
+                let binding = ChannelBinding::None;
+                return Ok(Negotiated::Session(Box::new(Opened { stream, received, message, binding })));
+            }
+            Ok(StartupPacket::SslRequest) => &mut asked_tls,
+            Ok(StartupPacket::GssEncRequest) => &mut asked_gss,
+            Err(end) => return Err(Refused { end, stream: Some(stream) }),
+        };
+        if std::mem::replace(asked, true) {
+            return Err(Refused { end: SessionEnd::ClientMessage(0), stream: Some(stream) });
+        }
+        // Whatever came with the request was meant for the other side of a handshake that will not be.
+        if !received.is_empty() {
+            return Err(SessionEnd::PlaintextInjected.into());
+        }
+        stream.write_all(b"N").await.map_err(SessionEnd::ClientIo)?;
+    }
+}
+
+/// The wire port: a session needs TLS, direct or after an SSLRequest.
+async fn with_tls(mut socket: TcpStream, tls: &Tls) -> Result<Negotiated, Refused> {
     let mut first = [0_u8; 1];
     let seen = socket.peek(&mut first).await.map_err(SessionEnd::ClientIo)?;
     if seen == 0 {
         return Err(SessionEnd::ClientGone.into());
     }
-    let identity = tls.current();
     if first[0] == TLS_HANDSHAKE {
-        let acceptor = TlsAcceptor::from(identity.direct.clone());
-        let stream = acceptor.accept(socket).await.map_err(SessionEnd::TlsHandshake)?;
-        if stream.get_ref().1.alpn_protocol() != Some(ALPN_POSTGRESQL) {
-            return Err(SessionEnd::NoAlpn.into());
-        }
-        return inside_tls(stream, &identity).await;
+        return shake_hands(socket, tls, true).await;
     }
     let mut received = BytesMut::new();
     let mut gss_refused = false;
     loop {
-        let packet = match next_packet(&mut socket, &mut received).await {
-            Ok(packet) => packet,
-            Err(end) => return Err(Refused { end, socket: Some(RefusedSocket::Plain(socket)) }),
-        };
-        match packet {
-            StartupPacket::SslRequest => break,
-            StartupPacket::GssEncRequest if !gss_refused => {
+        let end = match next_packet(&mut socket, &mut received).await {
+            Ok(StartupPacket::SslRequest) => break,
+            Ok(StartupPacket::GssEncRequest) if !gss_refused => {
                 gss_refused = true;
                 if !received.is_empty() {
                     return Err(SessionEnd::PlaintextInjected.into());
                 }
                 socket.write_all(b"N").await.map_err(SessionEnd::ClientIo)?;
+                continue;
             }
-            StartupPacket::GssEncRequest => {
-                let end = SessionEnd::ClientMessage(0);
-                return Err(Refused { end, socket: Some(RefusedSocket::Plain(socket)) });
-            }
-            StartupPacket::CancelRequest(key) => return Ok(Negotiated::Cancel(key)),
-            StartupPacket::StartupMessage(_) => {
-                return Err(Refused { end: SessionEnd::TlsRequired, socket: Some(RefusedSocket::Plain(socket)) });
-            }
-        }
+            Ok(StartupPacket::GssEncRequest) => SessionEnd::ClientMessage(0),
+            Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key)),
+            Ok(StartupPacket::StartupMessage(_)) => SessionEnd::TlsRequired,
+            Err(end) => end,
+        };
+        return Err(Refused { end, stream: Some(ClientStream::Tcp(socket)) });
     }
     if !received.is_empty() {
         return Err(SessionEnd::PlaintextInjected.into());
     }
     socket.write_all(b"S").await.map_err(SessionEnd::ClientIo)?;
-    let acceptor = TlsAcceptor::from(identity.negotiated.clone());
-    let stream = acceptor.accept(socket).await.map_err(SessionEnd::TlsHandshake)?;
-    inside_tls(stream, &identity).await
+    shake_hands(socket, tls, false).await
+}
+
+async fn shake_hands(socket: TcpStream, tls: &Tls, direct: bool) -> Result<Negotiated, Refused> {
+    let identity = tls.current();
+    let config = if direct { &identity.direct } else { &identity.negotiated };
+    let stream = TlsAcceptor::from(config.clone()).accept(socket).await.map_err(SessionEnd::TlsHandshake)?;
+    if direct && stream.get_ref().1.alpn_protocol() != Some(ALPN_POSTGRESQL) {
+        return Err(SessionEnd::NoAlpn.into());
+    }
+    inside_tls(ClientStream::Tls(Box::new(stream)), &identity).await
 }
 
 async fn inside_tls(mut stream: ClientStream, identity: &TlsIdentity) -> Result<Negotiated, Refused> {
@@ -133,7 +158,7 @@ async fn inside_tls(mut stream: ClientStream, identity: &TlsIdentity) -> Result<
         Ok(StartupPacket::SslRequest | StartupPacket::GssEncRequest) => SessionEnd::ClientMessage(0),
         Err(end) => end,
     };
-    Err(Refused { end, socket: Some(RefusedSocket::Tls(Box::new(stream))) })
+    Err(Refused { end, stream: Some(stream) })
 }
 
 async fn next_packet<S: AsyncRead + Unpin>(

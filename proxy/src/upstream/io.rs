@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use portcullis_catalog::Server;
+use portcullis_config::TcpConfig;
 use portcullis_wire::frontend::encode;
 use portcullis_wire::scram::ChannelBinding;
 use rustls::ClientConfig;
@@ -18,11 +19,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::UpstreamError;
+use crate::door::tune;
 use crate::tls::binding::server_end_point_of;
 
 /// Where a server listens and what its socket is wrapped in.
 pub struct Address {
     place: Place,
+    tcp: TcpConfig,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
@@ -36,10 +39,10 @@ impl Address {
     ///
     /// # Errors
     /// When the server's certificate authority or host name cannot be used.
-    pub fn of(server: &Server) -> Result<Self, UpstreamError> {
+    pub fn of(server: &Server, tcp: TcpConfig) -> Result<Self, UpstreamError> {
         if server.host.starts_with('/') {
             let path = PathBuf::from(&server.host).join(format!(".s.PGSQL.{}", server.port));
-            return Ok(Self { place: Place::Unix(path), tls: None });
+            return Ok(Self { place: Place::Unix(path), tcp, tls: None });
         }
         let config = server.tls.client_config().map_err(tls_error)?;
         let tls = match config {
@@ -51,7 +54,7 @@ impl Address {
                 Some((config, name))
             }
         };
-        Ok(Self { place: Place::Tcp(server.host.clone(), server.port), tls })
+        Ok(Self { place: Place::Tcp(server.host.clone(), server.port), tcp, tls })
     }
 }
 
@@ -82,7 +85,7 @@ impl UpstreamIo {
             Place::Tcp(host, port) => (host.as_str(), *port),
         };
         let mut socket = TcpStream::connect((host, port)).await?;
-        socket.set_nodelay(true)?;
+        tune(&socket, &address.tcp)?;
         let Some((config, name)) = &address.tls else { return Ok(Self::Tcp(socket)) };
         let mut request = BytesMut::new();
         encode::ssl_request(&mut request);
