@@ -54,8 +54,24 @@ pub async fn run(arrival: Arrival, gate: Arc<Gate>) {
 }
 
 async fn serve(arrival: Arrival, gate: &Arc<Gate>, began: Instant) -> SessionEnd {
-    let peer = arrival.peer;
     let _memory = gate.budget.hold(Held::Connections, CONNECTION_BYTES);
+    // What a login needs lives apart from the task and ends with it: a session's task keeps the size of its largest
+    // step for as long as it lives.
+    let relay = match Box::pin(begin(arrival, gate, began)).await {
+        Ok(relay) => relay,
+        Err(end) => return end,
+    };
+    gate.metrics.handshake_seconds(began.elapsed());
+    gate.metrics.login_succeeded();
+    gate.metrics.session_opened();
+    let end = relay.run().await;
+    gate.metrics.session_ended(end.label());
+    end
+}
+
+/// Everything before the session, under one deadline.
+async fn begin(arrival: Arrival, gate: &Arc<Gate>, began: Instant) -> Result<Box<Relay>, SessionEnd> {
+    let peer = arrival.peer;
     let deadline = began + Duration::from_millis(gate.config.limits.connect_timeout_ms);
     let login = async {
         let _handshake = gate.handshakes.acquire().await;
@@ -76,23 +92,13 @@ async fn serve(arrival: Arrival, gate: &Arc<Gate>, began: Instant) -> SessionEnd
             outcome = login => outcome,
         }
     };
-    let relay = match tokio::time::timeout_at(deadline.into(), login).await {
-        Ok(Ok(relay)) => relay,
-        Ok(Err(end)) => {
-            count_failure(gate, &end);
-            return end;
-        }
+    match tokio::time::timeout_at(deadline.into(), login).await {
+        Ok(outcome) => outcome.inspect_err(|end| count_failure(gate, end)),
         Err(_) => {
             gate.metrics.handshake_failed("deadline");
-            return SessionEnd::LoginTimeout;
+            Err(SessionEnd::LoginTimeout)
         }
-    };
-    gate.metrics.handshake_seconds(began.elapsed());
-    gate.metrics.login_succeeded();
-    gate.metrics.session_opened();
-    let end = relay.run().await;
-    gate.metrics.session_ended(end.label());
-    end
+    }
 }
 
 fn count_failure(gate: &Gate, end: &SessionEnd) {
@@ -134,10 +140,10 @@ async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, end: &SessionEnd) {
 }
 
 /// Authentication, route, startup settings, a place among the workspace's sessions, the greeting.
-async fn log_in(opened: Opened, peer: Peer, gate: &Arc<Gate>) -> Result<Relay, SessionEnd> {
+async fn log_in(opened: Opened, peer: Peer, gate: &Arc<Gate>) -> Result<Box<Relay>, SessionEnd> {
     let Opened { mut stream, mut received, message, binding } = opened;
     match greet(&mut stream, &mut received, &message, &binding, peer, gate).await {
-        Ok(greeted) => Ok(Relay::new(gate.clone(), stream, received, greeted)),
+        Ok(greeted) => Ok(Box::new(Relay::new(gate.clone(), stream, received, greeted))),
         Err(end) => {
             farewell(&mut stream, &end).await;
             Err(end)
@@ -282,5 +288,21 @@ fn refused_setting(error: crate::upstream::UpstreamError) -> SessionEnd {
             SessionEnd::Setting(Box::new(ErrorMessage::fatal(code, message)))
         }
         other => SessionEnd::Lease(LeaseError::Upstream(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one step of a login needs must not stay with an idle session: its task and its state are what is left.
+    #[test]
+    fn an_idle_session_is_small() {
+        fn bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let (task, state) = (bytes(run), size_of::<Relay>());
+        assert!(task <= 1024, "the task of a session takes {task} bytes");
+        assert!(state <= 3072, "the state of a session takes {state} bytes");
     }
 }

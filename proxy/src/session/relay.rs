@@ -130,7 +130,7 @@ impl Relay {
     }
 
     /// Serves the session to its end, tells the client why it ended, and puts the connection where it belongs.
-    pub(super) async fn run(mut self) -> SessionEnd {
+    pub(super) async fn run(mut self: Box<Self>) -> SessionEnd {
         let end = std::future::poll_fn(|cx| self.poll(cx)).await;
         if self.pinned.is_some() {
             self.gate.metrics.unpinned();
