@@ -3,6 +3,7 @@
 
 mod benign;
 mod cancel;
+mod chaos;
 mod clients;
 mod copy;
 mod crashes;

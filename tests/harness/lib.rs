@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod customer;
 mod keeper;
+pub mod network;
 pub mod process;
 pub mod programs;
 pub mod raw;

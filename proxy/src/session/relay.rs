@@ -137,7 +137,10 @@ impl Relay {
         }
         self.let_go();
         let mut out = std::mem::take(&mut self.client.outgoing);
-        if let Some(message) = end.farewell() {
+        // Within a row that has not come to its end, the last message would be read as a part of the row.
+        if self.server_piece == 0
+            && let Some(message) = end.farewell()
+        {
             message.encode_error(&mut out);
         }
         let last = async {
