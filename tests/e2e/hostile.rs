@@ -159,6 +159,119 @@ async fn silence_ends_at_the_deadline() {
     witness.batch_execute("SELECT 1").await.unwrap();
 }
 
+/// P45, P46: whoever breaks the exchange is told at once, not at a deadline; and a second startup packet within it, TLS
+/// within TLS, or channel binding to another certificate open nothing.
+#[tokio::test]
+async fn a_broken_scram_exchange_ends_at_once() {
+    let stack = Stack::shared().await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let user = format!("user\0{}\0database\0{}\0\0", credentials.username, credentials.database);
+    let start = startup(196_608, user.as_bytes());
+    let message = |body: &[u8]| [&b"p"[..], &u32::try_from(body.len() + 4).unwrap().to_be_bytes(), body].concat();
+    let first = |mechanism: &str, text: &str| {
+        let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+        message(&[mechanism.as_bytes(), b"\0", &length, text.as_bytes()].concat())
+    };
+    let good = first("SCRAM-SHA-256", "n,,n=,r=fyko+d2lbbFgONRv9qkxdawL");
+    for (what, sent) in [
+        ("an unknown mechanism", vec![first("SCRAM-SHA-1", "n,,n=,r=abc")]),
+        ("a length beyond the message", vec![message(b"SCRAM-SHA-256\0\x7f\xff\xff\xffn,,n=,r=abc")]),
+        ("a negative length", vec![message(b"SCRAM-SHA-256\0\x80\0\0\0n,,n=,r=abc")]),
+        ("no NUL", vec![message(b"SCRAM-SHA-256")]),
+        ("nothing", vec![message(b"")]),
+        ("a message of 64 kB", vec![message(&[b'n'; 65_536])]),
+        ("an authorization identity", vec![first("SCRAM-SHA-256", "n,a=postgres,n=,r=abc")]),
+        ("a downgrade: y where PLUS was offered", vec![first("SCRAM-SHA-256", "y,,n=,r=fyko+d2lbbFgONRv9qkxdawL")]),
+        ("PLUS without binding", vec![first("SCRAM-SHA-256-PLUS", "n,,n=,r=fyko+d2lbbFgONRv9qkxdawL")]),
+        ("binding without PLUS", vec![first("SCRAM-SHA-256", "p=tls-server-end-point,,n=,r=fyko+d2lbbFgONRv9")]),
+        ("another binding", vec![first("SCRAM-SHA-256-PLUS", "p=tls-unique,,n=,r=fyko+d2lbbFgONRv9qkxdawL")]),
+        ("a query instead", vec![b"Q\0\0\0\x0dSELECT 1\0".to_vec()]),
+        ("a second startup packet", vec![start.clone()]),
+        ("a second startup packet within the exchange", vec![good.clone(), start.clone()]),
+        ("TLS within TLS", vec![SSL_REQUEST.to_vec()]),
+        ("a last message that is none", vec![good.clone(), message(b"c=biws,r=wrong,p=AAAA")]),
+        ("a first message twice", vec![good.clone(), good.clone()]),
+    ] {
+        let mut wire = Wire::negotiate(credentials.port, &credentials.ca_pem).await.unwrap();
+        wire.send(&start).await.unwrap();
+        assert_eq!(wire.next().await.unwrap().tag, b'R', "{what}");
+        for bytes in &sent {
+            let _ = wire.send(bytes).await;
+        }
+        let heard = within(Duration::from_secs(8), what, wire.until_closed()).await;
+        let heard: Vec<_> = heard.iter().filter(|message| message.tag != b'R').collect();
+        assert!(heard.len() == 1 && heard[0].tag == b'E', "{what}: {heard:?}");
+        assert_eq!(heard[0].field(b'S').as_deref(), Some("FATAL"), "{what}");
+        let code = heard[0].field(b'C').unwrap();
+        assert!(matches!(code.as_str(), "08P01" | "28P01" | "28000" | "0A000" | "54000"), "{what}: {code}");
+    }
+    // TLS requests behind the handshake, in place of the startup packet.
+    for (what, request) in [("SSL", SSL_REQUEST), ("GSS", GSS_REQUEST)] {
+        let mut wire = Wire::negotiate(credentials.port, &credentials.ca_pem).await.unwrap();
+        wire.send(&request).await.unwrap();
+        let heard = within(Duration::from_secs(8), what, wire.until_closed()).await;
+        assert!(matches!(tags(&heard).as_str(), "E" | ""), "{what}: {heard:?}");
+    }
+    bound_elsewhere(&credentials, &start).await;
+}
+
+/// The right password, bound to a certificate that was not shown: somebody stands in between.
+async fn bound_elsewhere(credentials: &Credentials, start: &[u8]) {
+    use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256_PLUS, ScramSha256};
+    use postgres_protocol::message::frontend;
+    let mut wire = Wire::negotiate(credentials.port, &credentials.ca_pem).await.unwrap();
+    wire.send(start).await.unwrap();
+    assert_eq!(wire.next().await.unwrap().tag, b'R');
+    let binding = ChannelBinding::tls_server_end_point(vec![7; 32]);
+    let mut scram = ScramSha256::new(credentials.password.as_bytes(), binding);
+    let mut out = bytes::BytesMut::new();
+    frontend::sasl_initial_response(SCRAM_SHA_256_PLUS, scram.message(), &mut out).unwrap();
+    wire.send(&out).await.unwrap();
+    scram.update(&wire.next().await.unwrap().body[4..]).unwrap();
+    out.clear();
+    frontend::sasl_response(scram.message(), &mut out).unwrap();
+    wire.send(&out).await.unwrap();
+    let heard = within(Duration::from_secs(8), "bound elsewhere", wire.until_closed()).await;
+    assert_eq!(tags(&heard), "E", "{heard:?}");
+}
+
+/// P10: every message in pieces of one byte.
+#[tokio::test]
+async fn a_session_in_single_bytes() {
+    let workspace = Stack::shared().await.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    let mut wire = Wire::negotiate(credentials.port, &credentials.ca_pem).await.unwrap();
+    wire.byte_by_byte = true;
+    wire.authenticate(&credentials, &[("application_name", "slow")]).await.unwrap();
+    let mut pipeline = Pipeline::new();
+    pipeline.query("CREATE TABLE storage.t (id int, v text)");
+    pipeline.parse("s", "SELECT $1::text").bind("", "s", &[Some("x")]).describe(b'P', "").execute("", 0).sync();
+    pipeline.query("DROP VIEW dl_resolved.people").query("SHOW application_name");
+    assert_eq!(tags(&wire.run(&pipeline).await), "CZ12TDCZEZTDCZ");
+    let copy = "Q COPY storage.t FROM STDIN\nd 1\\tone\\n\nd 2\\ttwo\\n\nc\nQ SELECT count(*) FROM storage.t";
+    let heard = portcullis_tests::script::hold(&mut wire, copy).await;
+    assert_eq!(heard.as_deref(), Ok("G C(COPY 2) ZI T D(2) C(SELECT 1) ZI ZI"));
+}
+
+/// P39: a load balancer that looks whether the port is open leaves no line in the log.
+#[tokio::test]
+async fn a_health_check_is_not_worth_a_line() {
+    let stack = Stack::private(Options::default()).await;
+    let before = stack.proxy_log();
+    for _ in 0..50 {
+        drop(TcpStream::connect(("127.0.0.1", stack.access.wire_port)).await.unwrap());
+    }
+    let access = stack.access.clone();
+    portcullis_tests::wait::until("them to be gone", async || {
+        let page = access.get("/metrics").without_key().try_send().await.ok()?.text;
+        let counted = page.lines().find_map(|line| line.strip_prefix("portcullis_client_connections_total "))?;
+        let gone = page.contains("\nportcullis_client_connections 0\n");
+        (gone && counted.parse::<u64>().ok()? >= 50).then_some(())
+    })
+    .await;
+    assert_eq!(stack.proxy_log(), before);
+}
+
 #[tokio::test]
 async fn a_client_that_vanishes_ends_its_transaction_at_once() {
     let workspace = Stack::shared().await.workspace("storage").await;

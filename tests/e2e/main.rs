@@ -8,6 +8,7 @@ mod clients;
 mod copy;
 mod crashes;
 mod doors;
+mod drain;
 mod drivers;
 mod harness;
 mod hostile;

@@ -75,6 +75,8 @@ pub struct Wire {
     pub parameters: Vec<(String, String)>,
     /// The certificate that the proxy presented, DER.
     pub certificate: Vec<u8>,
+    /// Everything is sent in pieces of one byte, each a TLS record of its own.
+    pub byte_by_byte: bool,
 }
 
 /// The half of a connection that reads.
@@ -155,7 +157,15 @@ impl Wire {
     fn over(stream: Stream) -> Wire {
         let (reader, writer) = tokio::io::split(stream);
         let (reader, writer) = (Reader { stream: reader, received: BytesMut::new() }, Writer { stream: writer });
-        Wire { reader, writer, minor: 0, cancel_key: None, parameters: Vec::new(), certificate: Vec::new() }
+        Wire {
+            reader,
+            writer,
+            minor: 0,
+            cancel_key: None,
+            parameters: Vec::new(),
+            certificate: Vec::new(),
+            byte_by_byte: false,
+        }
     }
 
     /// A session with PostgreSQL itself, through the socket in `home`, which asks for no password.
@@ -223,7 +233,11 @@ impl Wire {
 
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.writer.send(bytes).await
+        let pieces = bytes.chunks(if self.byte_by_byte { 1 } else { bytes.len().max(1) });
+        for piece in pieces {
+            self.writer.send(piece).await?;
+        }
+        Ok(())
     }
 
     /// The next message of the server. An end of the stream is [`io::ErrorKind::UnexpectedEof`].

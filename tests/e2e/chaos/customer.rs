@@ -243,7 +243,10 @@ impl Customer {
                     assert!(of.starts_with(&own) || of == name, "customer {id} asked {script:?} and heard {of:?}");
                 }
                 owed -= usize::from(message.tag == b'Z');
-                heard.push(message);
+                // While he waits for a connection he is told so.
+                if message.tag != b'N' {
+                    heard.push(message);
+                }
             }
             Ok::<(), std::io::Error>(())
         };
