@@ -77,10 +77,10 @@ async fn begin(arrival: Arrival, gate: &Arc<Gate>, began: Instant) -> Result<Box
         let _handshake = gate.handshakes.acquire().await;
         let opened = match startup::negotiate(arrival, &gate.tls).await {
             Ok(Negotiated::Session(opened)) => *opened,
-            Ok(Negotiated::Cancel(key)) => {
+            Ok(Negotiated::Cancel(key, stream)) => {
                 let outcome = gate.cancels.cancel(&key).await;
                 gate.metrics.cancel(outcome.label());
-                return Err(SessionEnd::CancelRequest);
+                return Err(say_why(Refused { end: SessionEnd::CancelRequest, stream: Some(stream) }).await);
             }
             Err(refused) => return Err(say_why(refused).await),
         };
@@ -117,7 +117,8 @@ fn count_failure(gate: &Gate, end: &SessionEnd) {
     }
 }
 
-/// Tells a connection that never became a session why, where there is something to say.
+/// Tells a connection that never became a session why, where there is something to say, and ends its stream in order:
+/// libpq reports a TLS stream that ends without close_notify as a cancel that failed.
 async fn say_why(refused: Refused) -> SessionEnd {
     if let Some(mut stream) = refused.stream {
         farewell(&mut stream, &refused.end).await;

@@ -25,8 +25,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub enum Negotiated {
     /// A session.
     Session(Box<Opened>),
-    /// A query stopped; nothing is answered.
-    Cancel(CancelKey),
+    /// A query stopped. Nothing is answered, but the stream is closed only afterwards: its end tells the client that the
+    /// cancel has been delivered.
+    Cancel(CancelKey, ClientStream),
 }
 
 /// A connection whose startup packet has been read.
@@ -76,7 +77,7 @@ async fn in_the_clear(mut stream: ClientStream) -> Result<Negotiated, Refused> {
     let (mut asked_tls, mut asked_gss) = (false, false);
     loop {
         let asked = match next_packet(&mut stream, &mut received).await {
-            Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key)),
+            Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key, stream)),
             Ok(StartupPacket::StartupMessage(message)) => {
                 let binding = ChannelBinding::None;
                 return Ok(Negotiated::Session(Box::new(Opened { stream, received, message, binding })));
@@ -120,7 +121,7 @@ async fn with_tls(mut socket: TcpStream, tls: &Tls) -> Result<Negotiated, Refuse
                 continue;
             }
             Ok(StartupPacket::GssEncRequest) => SessionEnd::ClientMessage(0),
-            Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key)),
+            Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key, ClientStream::Tcp(socket))),
             Ok(StartupPacket::StartupMessage(_)) => SessionEnd::TlsRequired,
             Err(end) => end,
         };
@@ -146,7 +147,7 @@ async fn shake_hands(socket: TcpStream, tls: &Tls, direct: bool) -> Result<Negot
 async fn inside_tls(mut stream: ClientStream, identity: &TlsIdentity) -> Result<Negotiated, Refused> {
     let mut received = BytesMut::new();
     let end = match next_packet(&mut stream, &mut received).await {
-        Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key)),
+        Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key, stream)),
         Ok(StartupPacket::StartupMessage(message)) => {
             let binding = match &identity.server_end_point {
                 Some(hash) => ChannelBinding::TlsServerEndPoint(hash.clone()),
