@@ -70,6 +70,11 @@ impl Snapshot {
         self.workspaces.get(id.as_str())
     }
 
+    /// All workspaces, in no order.
+    pub fn workspaces(&self) -> impl Iterator<Item = &Arc<WorkspaceEntry>> {
+        self.workspaces.values()
+    }
+
     /// The policy document of this profile.
     pub fn policy(&self, profile: &str) -> Option<&Arc<PolicyDocument>> {
         self.policies.get(profile)
@@ -213,6 +218,10 @@ impl<V: Clone> Shards<V> {
 
     fn get(&self, key: &str) -> Option<&Arc<V>> {
         self.shards[Self::index(key)].get(key)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Arc<V>> {
+        self.shards.iter().flat_map(|shard| shard.values())
     }
 
     fn insert(&mut self, key: String, value: V) {

@@ -140,6 +140,10 @@ pub struct LimitsConfig {
 pub struct PoolConfig {
     /// Connections of one pool (server, database, role, generation).
     pub size_max: usize,
+    /// Connections of one pool that are opened before they are asked for, and stay open however long they idle.
+    pub size_min: usize,
+    /// Connections of all pools of one workspace together.
+    pub workspace_connections_max: usize,
     /// Connections to one PostgreSQL server.
     pub server_connections_max: usize,
     /// Sessions that wait for a connection of one pool; one more is refused with 53300.
@@ -271,6 +275,8 @@ impl PoolConfig {
     fn read(keys: &mut Keys) -> Self {
         Self {
             size_max: keys.number("pool.size_max", 1..=10_000, 20),
+            size_min: keys.number("pool.size_min", 0..=10_000, 0),
+            workspace_connections_max: keys.number("pool.workspace_connections_max", 1..=100_000, 40),
             server_connections_max: keys.number("pool.server_connections_max", 1..=100_000, 90),
             waiters_max: keys.number("pool.waiters_max", 1..=1_000_000, 1_000),
             query_wait_timeout_ms: keys.number("pool.query_wait_timeout_ms", 100..=3_600_000, 30_000),

@@ -20,6 +20,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -35,6 +36,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Memory, Metrics, Observed};
+use crate::pool::{Order, Standing};
 use crate::tls::Tls;
 use answer::Body;
 pub use operator::{PoolRow, SessionRow};
@@ -72,6 +74,8 @@ pub trait DataPlane: Send + Sync + 'static {
     fn pools(&self) -> Vec<PoolRow>;
     /// One row per session.
     fn sessions(&self) -> Vec<SessionRow>;
+    /// Carries out an operator's order for the workspace of this id or name, within this time; `None`: there is none.
+    fn operate<'a>(&'a self, workspace: &'a str, order: Order, patience: Duration) -> BoxFuture<'a, Option<Standing>>;
 }
 
 /// Sums over all pools.
@@ -87,6 +91,8 @@ pub struct PoolTotals {
     pub connecting: u64,
     /// Sessions that wait for a connection.
     pub waiters: u64,
+    /// Workspaces that are paused.
+    pub paused: u64,
 }
 
 /// The admin port's view of the process.
@@ -220,6 +226,7 @@ impl Admin {
             "/pools" if get => self.operator(&request, || answer::json(&self.plane.pools())),
             "/sessions" if get => self.operator(&request, || answer::json(&self.plane.sessions())),
             "/drain" if request.method() == Method::POST => self.operator(&request, || self.drain()),
+            path if operator::order(path).is_some() => self.operate(&request).await,
             "/livez" | "/readyz" | "/metrics" | "/pools" | "/sessions" => answer::wrong_method("GET, HEAD"),
             "/drain" => answer::wrong_method("POST"),
             _ => forward::forward(&self.config, &self.metrics, request).await,
@@ -241,6 +248,30 @@ impl Admin {
         }
     }
 
+    /// PAUSE, RESUME, RECONNECT or KILL of one workspace.
+    async fn operate(&self, request: &Request<Incoming>) -> Response<Body> {
+        let uri = request.uri();
+        let Some((workspace, order)) = operator::order(uri.path()) else { return answer::not_found() };
+        let patience = operator::patience(uri.query());
+        let refusal = match (&self.config.operator_key, patience) {
+            (None, _) => Some(answer::not_found()),
+            (Some(key), _) if !operator::bears(request.headers(), key) => Some(answer::unauthorized()),
+            _ if request.method() != Method::POST => Some(answer::wrong_method("POST")),
+            (_, None) => Some(answer::bad_request(operator::PATIENCE)),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            return refusal;
+        }
+        match self.plane.operate(&workspace, order, patience.unwrap_or_default()).await {
+            None => answer::no_workspace(),
+            Some(standing) => {
+                tracing::info!(?order, ?standing, "asked for on the admin port");
+                if standing.settled { answer::json(&standing) } else { answer::accepted(&standing) }
+            }
+        }
+    }
+
     /// The same path as SIGTERM: whoever waits for `draining` ends the process.
     fn drain(&self) -> Response<Body> {
         tracing::info!("drain asked for on the admin port");
@@ -259,6 +290,7 @@ impl Admin {
             upstream_idle: totals.idle,
             upstream_connecting: totals.connecting,
             waiters: totals.waiters,
+            paused: totals.paused,
             verdicts: self.plane.verdicts(),
             memory: self.plane.memory(),
             // Before the first snapshot the age is that of the process: it grows, as an alert expects.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
+use futures_util::future::BoxFuture;
 use portcullis_catalog::seal::ProxyKey;
-use portcullis_catalog::{CatalogError, LoginId, Reader, Termination};
+use portcullis_catalog::{CatalogError, LoginId, Reader, Termination, WorkspaceId};
 use portcullis_config::ProxyConfig;
 use portcullis_policy::{CacheSize, VerdictCache};
 use tokio::sync::Semaphore;
@@ -17,8 +18,8 @@ use crate::budget::{Budget, Held};
 use crate::cancel::Cancels;
 use crate::long_texts::LongTexts;
 use crate::metrics::{Memory, Metrics};
-use crate::pool::Pools;
-use crate::session::route::Policies;
+use crate::pool::{Order, Pools, Standing};
+use crate::session::route::{Policies, destinations};
 use crate::sessions::{Sessions, Signal};
 use crate::tls::Tls;
 
@@ -48,7 +49,7 @@ pub struct Gate {
     /// The catalog.
     pub reader: Reader,
     /// Upstream connections.
-    pub pools: Pools,
+    pub pools: Arc<Pools>,
     /// Cancel keys.
     pub cancels: Arc<Cancels>,
     /// Open sessions.
@@ -81,7 +82,7 @@ impl Gate {
             budget: Budget::new(config.limits.memory_bytes_max),
             long_texts: LongTexts::new(std::thread::available_parallelism().map_or(1, usize::from)),
             draining: CancellationToken::new(),
-            pools: Pools::new(config.pool.clone(), key, metrics.clone()),
+            pools: Arc::new(Pools::new(config.pool.clone(), key, metrics.clone())),
             cancels: Arc::default(),
             sessions: Arc::default(),
             policies: Policies::default(),
@@ -132,9 +133,18 @@ impl Gate {
                 }
                 _ = tidy.tick() => {
                     self.pools.tidy(Instant::now());
+                    self.warm();
                     self.budget.note(Held::Verdicts, self.verdicts.size().bytes);
                 }
             }
+        }
+    }
+
+    /// Opens connections that pools should have before they are asked for.
+    fn warm(&self) {
+        if self.pools.warms() && !self.draining.is_cancelled() {
+            let snapshot = self.reader.snapshot();
+            self.pools.warm(destinations(&snapshot, &self.policies));
         }
     }
 
@@ -191,5 +201,16 @@ impl DataPlane for Gate {
 
     fn sessions(&self) -> Vec<SessionRow> {
         self.sessions.rows()
+    }
+
+    fn operate<'a>(&'a self, workspace: &'a str, order: Order, patience: Duration) -> BoxFuture<'a, Option<Standing>> {
+        Box::pin(async move {
+            let snapshot = self.reader.snapshot();
+            let by_id = WorkspaceId::parse(workspace).filter(|id| snapshot.workspace(id).is_some());
+            let by_name = || snapshot.workspaces().find(|entry| entry.workspace.name == workspace);
+            let id = by_id.or_else(|| by_name().map(|entry| entry.workspace.id.clone()))?;
+            let exists = |id: &WorkspaceId| snapshot.workspace(id).is_some();
+            Some(self.pools.operate(order, &id, &self.sessions, exists, patience).await)
+        })
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use jiff::Timestamp;
 use portcullis_catalog::{LoginId, WorkspaceId};
+use tokio::sync::Notify;
 
 use crate::admin::SessionRow;
 use crate::door::Peer;
@@ -140,6 +141,7 @@ impl SessionHandle {
 #[derive(Default)]
 pub struct Sessions {
     inner: Mutex<Inner>,
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -172,6 +174,8 @@ impl Drop for Registration {
                 inner.of_workspace.remove(&self.handle.workspace);
             }
         }
+        drop(inner);
+        self.sessions.ended.notify_waiters();
     }
 }
 
@@ -209,6 +213,42 @@ impl Sessions {
         inner.open.insert(handle.id, handle.clone());
         drop(inner);
         Some(Registration { sessions: self.clone(), handle })
+    }
+
+    /// Ends all sessions of a workspace; gives those that are told so.
+    pub fn end_those_of(&self, workspace: &WorkspaceId) -> Vec<u64> {
+        let of_workspace = self.all().into_iter().filter(|session| session.workspace == *workspace);
+        of_workspace
+            .map(|session| {
+                session.signal(Signal::Kill);
+                session.id
+            })
+            .collect()
+    }
+
+    /// Waits until none of these sessions is open any more; `false` at the deadline.
+    pub async fn wait_for_the_end_of(&self, sessions: &[u64], deadline: Instant) -> bool {
+        let wait = async {
+            loop {
+                let ended = self.ended.notified();
+                tokio::pin!(ended);
+                ended.as_mut().enable(); // before the question, so that no word is missed
+                let any_open = {
+                    let inner = self.lock();
+                    sessions.iter().any(|id| inner.open.contains_key(id))
+                };
+                if !any_open {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        tokio::time::timeout_at(deadline.into(), wait).await.is_ok()
+    }
+
+    /// How many sessions a workspace has.
+    pub fn count_of(&self, workspace: &WorkspaceId) -> usize {
+        self.lock().of_workspace.get(workspace).map_or(0, |count| *count as usize)
     }
 
     /// Every open session.

@@ -21,6 +21,7 @@ use portcullis_wire::scram::{AwaitingServerFinal, ClientExchange, Credential, ra
 use portcullis_wire::{CancelKey, TransactionStatus, WireError, cut_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::pool::PoolKey;
 use crate::prepared::Prepared;
 use crate::session::settings::Values;
 use io::{Address, UpstreamIo};
@@ -28,6 +29,10 @@ pub use outgoing::{Control, Outgoing, RefusalToken};
 
 /// The largest message a server may send before ReadyForQuery at start, bytes.
 const STARTUP_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// How long a server may take to close its side.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// The lifetime of a connection that nobody has given one.
+const RETIRES_AFTER: Duration = Duration::from_secs(3600);
 /// The largest answer to a control statement that is held, bytes.
 const CONTROL_FRAME_BYTES_MAX: usize = 1024 * 1024;
 
@@ -96,6 +101,8 @@ impl UpstreamError {
 /// Where to connect, and as whom.
 #[derive(Clone)]
 pub struct Destination {
+    /// The pool of such connections.
+    pub key: Arc<PoolKey>,
     /// The server.
     pub server: Arc<Server>,
     /// The real name of the database.
@@ -104,6 +111,20 @@ pub struct Destination {
     pub backend: Arc<BackendRole>,
     /// The search path that the policy fixes, as the parameter's value.
     pub search_path: Option<String>,
+}
+
+impl Destination {
+    /// The database `database` of `server`, with these credentials.
+    pub fn new(server: Arc<Server>, database: String, backend: Arc<BackendRole>, search_path: Option<String>) -> Self {
+        let key = PoolKey {
+            server: server.id.clone(),
+            workspace: backend.workspace.clone(),
+            database: database.clone(),
+            role: backend.role.clone(),
+            generation: backend.generation,
+        };
+        Self { key: Arc::new(key), server, database, backend, search_path }
+    }
 }
 
 /// The server's side of a cancel: its address and its key for the connection.
@@ -173,6 +194,8 @@ pub struct Upstream {
     server: Arc<Server>,
     /// When it was opened.
     pub born: Instant,
+    /// When it is to be closed at its next idle moment.
+    pub retires_at: Instant,
     /// Since when it has been idle.
     pub idle_since: Instant,
     cancel: Option<CancelTarget>,
@@ -215,6 +238,7 @@ impl Upstream {
             incoming: BytesMut::new(),
             server: to.server.clone(),
             born: now,
+            retires_at: now + RETIRES_AFTER,
             idle_since: now,
             cancel: None,
         };
@@ -376,6 +400,23 @@ impl Upstream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<bool>> {
         let Outgoing { buffer, unflushed, .. } = &mut self.state.outgoing;
         crate::session::buffer::poll_drain(&mut self.io, buffer, unflushed, cx)
+    }
+
+    /// Closes it and waits, for at most five seconds, until the server has closed its side: by then its process is gone.
+    pub async fn close(mut self) {
+        let end = async {
+            if self.status == TransactionStatus::Idle && self.outgoing.is_empty() {
+                encode::terminate(&mut self.outgoing.buffer);
+                self.flush().await?;
+            }
+            self.io.shutdown().await?;
+            while self.io.read_buf(&mut self.incoming).await? > 0 {
+                self.incoming.clear();
+            }
+            Ok::<_, UpstreamError>(())
+        };
+        // What fails here was closed already, or will be when it is dropped.
+        let _ = tokio::time::timeout(CLOSE_MAX, end).await;
     }
 
     /// Whether it leads where a new one would, and as safely: the server's address and the TLS that it asks for may change.

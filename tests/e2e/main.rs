@@ -15,6 +15,7 @@ mod hostile;
 mod leaks;
 mod limits;
 mod memory;
+mod operate;
 mod pipelines;
 mod pooling;
 mod prepared;

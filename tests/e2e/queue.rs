@@ -147,3 +147,69 @@ async fn a_restart_of_postgresql_heals() {
     let heard = within(PATIENCE, "healing", hold(&mut idle, "B | s\nE\nS\nQ SHOW timezone")).await;
     assert_eq!(heard.as_deref(), Ok("2 D(7) C(SELECT 1) ZI T D(Asia/Tokyo) C(SHOW) ZI ZI"));
 }
+
+/// All kinds of logins of a workspace together have no more connections than it may have, and share them.
+#[tokio::test]
+async fn a_workspaces_connections_are_bounded_over_all_its_kinds() {
+    let options = Options::default().proxy("pool.workspace_connections_max", 2).proxy("pool.wait_notice_ms", 0);
+    let stack = Stack::private(options).await;
+    let workspace = stack.workspace("override").await;
+    let (read, runtime) = (workspace.reveal("read").await, workspace.reveal("runtime").await);
+    let other = stack.workspace("storage").await.reveal("customer_db").await;
+    let (mut one, mut two) = (Wire::login(&read).await, Wire::login(&read).await);
+    let (mut three, mut others) = (Wire::login(&runtime).await, Wire::login(&other).await);
+    one.query("BEGIN").await;
+    two.query("BEGIN").await;
+    three.send(&bytes("Q SELECT 1")).await.unwrap();
+    until("the third to wait", async || (waiting(&stack).await? == 1).then_some(())).await;
+    assert_eq!(tags(&others.query("SELECT 1").await), "TDCZ", "the server has room for others");
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'";
+    let superuser = stack.access.superuser("postgres").await;
+    let open: i64 = superuser.query_one(count, &[&read.database]).await.unwrap().get(0);
+    assert_eq!(open, 2);
+    // One that idles makes room for the other kind at once, and the other way round.
+    two.query("COMMIT").await;
+    assert_eq!(tags(&within(PATIENCE, "its turn", three.until_ready()).await), "TDCZ");
+    for _ in 0..3 {
+        for wire in [&mut two, &mut three] {
+            assert_eq!(tags(&within(PATIENCE, "its turn", wire.query("SELECT 1")).await), "TDCZ");
+        }
+    }
+    let open: i64 = superuser.query_one(count, &[&read.database]).await.unwrap().get(0);
+    assert!(open <= 2, "{open}");
+}
+
+/// Pools have their least number of connections before anybody asks, and keep it.
+#[tokio::test]
+async fn pools_are_warm_where_they_should_be() {
+    let options = Options::default().proxy("pool.size_min", 2).proxy("pool.idle_timeout_ms", 100);
+    let stack = Stack::private(options).await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let superuser = stack.access.superuser("postgres").await;
+    let ours = r"SELECT pid FROM pg_stat_activity WHERE datname = $1 AND usename LIKE '%customer_db\_%' ORDER BY pid";
+    let pids = async || -> Vec<i32> {
+        let rows = superuser.query(ours, &[&credentials.database]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let warm = until("two connections that nobody asked for", async || {
+        let pids = pids().await;
+        (pids.len() == 2).then_some(pids)
+    })
+    .await;
+    let mut wire = Wire::login(&credentials).await;
+    let heard = wire.query("SELECT pg_backend_pid()").await;
+    let used: i32 = heard[1].columns()[0].as_ref().unwrap().parse().unwrap();
+    assert!(warm.contains(&used), "{used} is none of {warm:?}");
+    // More come when more are needed, and go again; these two stay.
+    let mut many = Vec::new();
+    for _ in 0..4 {
+        let mut wire = Wire::login(&credentials).await;
+        wire.query("BEGIN").await;
+        many.push(wire);
+    }
+    assert_eq!(pids().await.len(), 4);
+    for wire in &mut many {
+        wire.query("COMMIT").await;
+    }
+    until("the others to go", async || (pids().await.len() == 2).then_some(())).await;
+}

@@ -46,6 +46,10 @@ pub fn not_found() -> Response<Body> {
     problem(StatusCode::NOT_FOUND, "not_found", "Not found.")
 }
 
+pub fn no_workspace() -> Response<Body> {
+    problem(StatusCode::NOT_FOUND, "not_found", "There is no workspace of this id or name.")
+}
+
 pub fn wrong_method(allow: &'static str) -> Response<Body> {
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "This path does not take this method.");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));

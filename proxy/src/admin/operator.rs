@@ -1,10 +1,14 @@
 //! The operator's key, and the rows that it opens.
 
+use std::time::Duration;
+
 use aws_lc_rs::{constant_time, digest};
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use portcullis_config::Secret;
 use serde::Serialize;
+
+use crate::pool::Order;
 
 /// Whether the request carries `Authorization: Bearer <secret>`. Digests are compared, so that neither the length nor a
 /// common beginning shows in the time that it takes.
@@ -19,17 +23,56 @@ pub fn bears(headers: &HeaderMap, secret: &Secret<String>) -> bool {
             .is_ok()
 }
 
+/// What an order may wait for by default, and at most.
+const PATIENCE_DEFAULT: Duration = Duration::from_secs(30);
+const PATIENCE_MAX_MS: u64 = 300_000;
+/// What is expected.
+pub const PATIENCE: &str = "timeout_ms must be a whole number from 0 to 300000, and nothing else may be given.";
+
+/// The workspace and the order in `/workspaces/{id or name}/{order}`.
+pub fn order(path: &str) -> Option<(String, Order)> {
+    let (workspace, order) = path.strip_prefix("/workspaces/")?.split_once('/')?;
+    Some((decoded(workspace)?, Order::named(order)?))
+}
+
+/// How long an order may wait, by the query of its path.
+pub fn patience(query: Option<&str>) -> Option<Duration> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Some(PATIENCE_DEFAULT) };
+    let ms = query.strip_prefix("timeout_ms=")?.parse().ok().filter(|ms| *ms <= PATIENCE_MAX_MS)?;
+    Some(Duration::from_millis(ms))
+}
+
+/// A part of a path without its percent-encoding.
+fn decoded(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// One pool, as `/pools` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct PoolRow {
     /// The server's id in the catalog.
     pub server: String,
+    /// The workspace's id.
+    pub workspace: String,
     /// The real name of the database.
     pub database: String,
     /// The role that its connections act as.
     pub role: String,
     /// The backend credential's generation.
     pub generation: i32,
+    /// Whether the workspace is paused: its sessions wait.
+    pub paused: bool,
     /// Connections that sessions hold.
     pub active: u64,
     /// Connections that wait for work.
@@ -70,6 +113,38 @@ pub struct SessionRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_is_one_workspace_and_one_word() {
+        for (path, expect) in [
+            ("/workspaces/acme/pause", Some(("acme", Order::Pause))),
+            ("/workspaces/ws_0123456789abcdef/resume", Some(("ws_0123456789abcdef", Order::Resume))),
+            ("/workspaces/a%20b%2fc%C3%A9/reconnect", Some(("a b/c\u{e9}", Order::Reconnect))),
+            ("/workspaces/acme/kill", Some(("acme", Order::Kill))),
+            ("/workspaces/acme/kill/", None),
+            ("/workspaces/acme/queries", None),
+            ("/workspaces/acme", None),
+            ("/workspaces/%2/kill", None),
+            ("/workspaces/%ff/kill", None),
+            ("/api/workspaces/acme/kill", None),
+        ] {
+            let expect = expect.map(|(workspace, order)| (workspace.to_owned(), order));
+            assert_eq!(order(path), expect, "{path}");
+        }
+        for (query, expect) in [
+            (None, Some(30_000)),
+            (Some(""), Some(30_000)),
+            (Some("timeout_ms=0"), Some(0)),
+            (Some("timeout_ms=300000"), Some(300_000)),
+            (Some("timeout_ms=300001"), None),
+            (Some("timeout_ms=-1"), None),
+            (Some("timeout_ms=1s"), None),
+            (Some("timeout=1"), None),
+            (Some("timeout_ms=1&x=1"), None),
+        ] {
+            assert_eq!(patience(query), expect.map(Duration::from_millis), "{query:?}");
+        }
+    }
 
     #[test]
     fn a_bearer_is_exactly_the_secret() {

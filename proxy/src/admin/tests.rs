@@ -30,7 +30,7 @@ impl DataPlane for Facts {
         7
     }
     fn pool_totals(&self) -> PoolTotals {
-        PoolTotals { pools: 1, active: 2, idle: 3, connecting: 4, waiters: 5 }
+        PoolTotals { pools: 1, active: 2, idle: 3, connecting: 4, waiters: 5, paused: 1 }
     }
     fn verdicts(&self) -> CacheSize {
         CacheSize { texts: 6, shapes: 7, bytes: 8 }
@@ -41,7 +41,9 @@ impl DataPlane for Facts {
     fn pools(&self) -> Vec<PoolRow> {
         vec![PoolRow {
             server: "main".into(),
+            workspace: "ws_1".into(),
             database: "ws_1".into(),
+            paused: false,
             role: "ws_1_customer_db".into(),
             generation: 1,
             active: 2,
@@ -53,6 +55,17 @@ impl DataPlane for Facts {
     }
     fn sessions(&self) -> Vec<SessionRow> {
         Vec::new()
+    }
+    fn operate<'a>(&'a self, workspace: &'a str, order: Order, patience: Duration) -> BoxFuture<'a, Option<Standing>> {
+        let standing = Standing {
+            workspace: workspace.to_owned(),
+            paused: order == Order::Pause,
+            settled: patience > Duration::ZERO,
+            connections: 1,
+            sessions: 2,
+            sessions_ended: 3,
+        };
+        Box::pin(async move { (workspace == "acme").then_some(standing) })
     }
 }
 
@@ -187,7 +200,16 @@ async fn who_may_see_what() {
         admin.metrics_token = Some("scrape".to_owned().into());
         admin.operator_key = Some("operate".to_owned().into());
     });
-    let rows: [(&Running, &str, &str, &str, u16); 18] = [
+    let operator = "Authorization: Bearer operate\r\n";
+    let rows: [(&Running, &str, &str, &str, u16); 26] = [
+        (&open, "POST", "/workspaces/acme/pause", "", 404),
+        (&keyed, "POST", "/workspaces/acme/pause", "", 401),
+        (&keyed, "POST", "/workspaces/acme/pause", "Authorization: Bearer scrape\r\n", 401),
+        (&keyed, "GET", "/workspaces/acme/pause", operator, 405),
+        (&keyed, "POST", "/workspaces/acme/pause", operator, 200),
+        (&keyed, "POST", "/workspaces/acme/kill?timeout_ms=0", operator, 202),
+        (&keyed, "POST", "/workspaces/acme/resume?timeout=1", operator, 400),
+        (&keyed, "POST", "/workspaces/nobody/reconnect", operator, 404),
         (&open, "GET", "/metrics", "", 200),
         (&open, "HEAD", "/metrics", "", 200),
         (&open, "POST", "/metrics", "", 405),

@@ -28,6 +28,8 @@ pub struct Observed {
     pub upstream_connecting: u64,
     /// Sessions waiting for a connection.
     pub waiters: u64,
+    /// Workspaces that are paused.
+    pub paused: u64,
     /// What the cache of verdicts holds.
     pub verdicts: CacheSize,
     /// What is held of the memory budget.
@@ -141,6 +143,7 @@ fn pooling(page: &mut Page, m: &Metrics, o: &Observed) {
     page.sample(name, "state=\"idle\"", o.upstream_idle);
     page.sample(name, "state=\"connecting\"", o.upstream_connecting);
     page.gauge("pool_waiters", "Sessions waiting for an upstream connection now.", o.waiters);
+    page.gauge("paused_workspaces", "Workspaces that an operator has paused.", o.paused);
     page.counter("upstream_connects_total", "Upstream connections opened.", m.upstream_connects.load(Relaxed));
     page.histogram("upstream_connect_seconds", "Opening an upstream connection.", &m.upstream_connect_seconds.read());
     page.family("upstream_failures_total", "Upstream connections that failed to open.", "reason", &m.upstream_failures);

@@ -261,6 +261,9 @@ pub fn lease_message(error: &LeaseError, fatal_one: bool) -> ErrorMessage {
             make(SqlState::TOO_MANY_CONNECTIONS, "no connection to the workspace's database became free in time")
                 .hint("Long transactions hold connections: end them sooner, or have the pool enlarged.")
         }
+        LeaseError::Paused => {
+            make(SqlState::CANNOT_CONNECT_NOW, "the workspace is paused for maintenance").hint("Try again in a moment.")
+        }
         LeaseError::QueueFull => {
             make(SqlState::TOO_MANY_CONNECTIONS, "too many sessions wait for a connection to the database")
                 .hint("Try again in a moment.")
@@ -273,10 +276,11 @@ pub fn lease_message(error: &LeaseError, fatal_one: bool) -> ErrorMessage {
 }
 
 /// What a client that waits for a connection is told, so that its user knows why nothing happens.
-pub fn wait_notice(most: Duration) -> ErrorMessage {
+pub fn wait_notice(most: Duration, paused: bool) -> ErrorMessage {
     let text = "waiting for a connection to the workspace's database";
+    let why = if paused { "The workspace is paused for maintenance." } else { "All that may be used are in use." };
     ErrorMessage::new(Severity::Notice, SqlState::SUCCESSFUL_COMPLETION, text)
-        .detail(format!("All that may be used are in use. The statement waits for at most {} ms.", most.as_millis()))
+        .detail(format!("{why} The statement waits for at most {} ms.", most.as_millis()))
 }
 
 /// Everything that led to an error, for the log: the last one is what helps.

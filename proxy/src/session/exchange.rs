@@ -141,7 +141,7 @@ pub struct Surroundings<'a> {
     pub rejudge: &'a dyn Fn(&Statement) -> Result<Permit, Box<ErrorMessage>>,
     /// The digest of the policy in force.
     pub policy: &'a Arc<str>,
-    /// See [`crate::pool::Pools::schema_epoch`].
+    /// See [`crate::pool::Lease::schema_epoch`].
     pub schema_epoch: u64,
 }
 

@@ -267,7 +267,7 @@ impl Relay {
             }
             Err(error) => {
                 tracing::warn!(workspace = %self.route.workspace, %error, cause = causes(&error), "no upstream connection");
-                if matches!(error, LeaseError::WaitedTooLong | LeaseError::QueueFull) {
+                if matches!(error, LeaseError::WaitedTooLong | LeaseError::Paused | LeaseError::QueueFull) {
                     self.gate.metrics.limit_hit("pool");
                 }
                 self.cancel.slot().detach();
@@ -383,7 +383,10 @@ pub(super) async fn lease(gate: &Gate, to: &Destination) -> Result<Lease, LeaseE
                 .and_then(|entry| entry.backend.get(&to.backend.kind).cloned())
                 .filter(|newer| newer.generation != to.backend.generation);
             match newer {
-                Some(backend) => gate.pools.lease(&Destination { backend, ..to.clone() }).await,
+                Some(backend) => {
+                    let (server, search_path) = (to.server.clone(), to.search_path.clone());
+                    gate.pools.lease(&Destination::new(server, to.database.clone(), backend, search_path)).await
+                }
                 None => Err(LeaseError::Upstream(error)),
             }
         }

@@ -53,12 +53,12 @@ impl Route {
         let result_limits = of_workspace.and(ResultLimits { rows: role.rows_max(), bytes: role.bytes_max() });
         Ok(Self {
             workspace: workspace.id.clone(),
-            destination: Destination {
-                server: entry.server.clone(),
-                database: workspace.database.clone(),
-                backend: backend.clone(),
-                search_path: role.search_path(),
-            },
+            destination: Destination::new(
+                entry.server.clone(),
+                workspace.database.clone(),
+                backend.clone(),
+                role.search_path(),
+            ),
             scope: verdicts.scope(&role, &[workspace.database.clone(), workspace.alias.clone()]),
             policy,
             result_limits,
@@ -76,6 +76,19 @@ impl Route {
     pub fn opens(&self, database: &str) -> bool {
         self.scope.database_names().iter().any(|name| name == database)
     }
+}
+
+/// Where the statements of every kind of login go that could log in now.
+pub fn destinations<'a>(snapshot: &'a Snapshot, policies: &'a Policies) -> impl Iterator<Item = Destination> + 'a {
+    let open = snapshot.workspaces().filter(|entry| entry.workspace.plane.status == PlaneStatus::Active);
+    open.flat_map(move |entry| {
+        let document = snapshot.policy(&entry.workspace.profile);
+        entry.backend.iter().filter_map(move |(kind, backend)| {
+            let (role, _) = policies.role(document?, kind)?;
+            let database = entry.workspace.database.clone();
+            Some(Destination::new(entry.server.clone(), database, backend.clone(), role.search_path()))
+        })
+    })
 }
 
 type Compiled = (Arc<str>, Option<Arc<Policy>>);

@@ -12,6 +12,7 @@ use super::{BACKLOG_BYTES, Relay, Turn, is_hang_up, lease};
 use crate::budget::Held;
 use crate::long_texts::judging_bytes;
 use crate::metrics::Direction;
+use crate::pool::Lease;
 use crate::prepared::Statement;
 use crate::session::end::SessionEnd;
 use crate::session::exchange::{Message, Performed, Surroundings};
@@ -255,7 +256,7 @@ impl Relay {
         let around = Surroundings {
             rejudge: &rejudge,
             policy: &route.policy,
-            schema_epoch: gate.pools.schema_epoch(&route.destination),
+            schema_epoch: self.lease.as_ref().map_or(0, Lease::schema_epoch),
         };
         let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
         match self.exchange.perform(message, upstream, &mut self.client.outgoing, &around) {

@@ -92,7 +92,8 @@ impl Relay {
             Limit::WaitNotice => {
                 self.wait_told = true;
                 let most = Duration::from_millis(self.gate.config.pool.query_wait_timeout_ms);
-                wait_notice(most).encode_notice(&mut self.client.outgoing);
+                let paused = self.gate.pools.is_paused(&self.route.workspace);
+                wait_notice(most, paused).encode_notice(&mut self.client.outgoing);
                 self.gate.metrics.wait_told();
                 return Ok(());
             }
