@@ -14,6 +14,11 @@ use portcullis_tests::{
 const PATIENCE: Duration = Duration::from_secs(240);
 const MIB: u64 = 1 << 20;
 
+/// How many times as much data by hand: `PORTCULLIS_MEMORY=4` makes it more than a gigabyte.
+fn scale() -> usize {
+    std::env::var("PORTCULLIS_MEMORY").map_or(1, |times| times.parse().expect("a number"))
+}
+
 /// What the proxy has in memory, and the most that it ever had.
 fn resident(stack: &mut Stack) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", stack.proxy().id())).expect("the proxy runs");
@@ -120,10 +125,10 @@ async fn many_small_messages_behind_one_that_waits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_result_and_a_slow_reader() {
-    const ROWS: usize = 30_000;
+    let rows_wanted = 30_000 * scale();
     let mut stack = Stack::private(Options::default()).await;
     let mut wire = session(&stack).await;
-    let query = format!("Q SELECT repeat('x', 10000) FROM generate_series(1, {ROWS})");
+    let query = format!("Q SELECT repeat('x', 10000) FROM generate_series(1, {rows_wanted})");
     let work = async {
         wire.send(&bytes(&query)).await.unwrap();
         let mut rows = 0;
@@ -140,7 +145,7 @@ async fn a_large_result_and_a_slow_reader() {
         }
     };
     let (rows, grown) = within(PATIENCE, "300 MB", growth(&mut stack, work)).await;
-    assert_eq!(rows, ROWS);
+    assert_eq!(rows, rows_wanted);
     assert!(grown < 6 * MIB, "{} KiB more", grown / 1024);
     // A row as large as a message of PostgreSQL's can be, nearly.
     let mut wire = session(&stack).await;
@@ -160,7 +165,7 @@ async fn a_fast_copy_into_a_slow_server() {
     data.extend_from_slice(line.repeat(100).as_bytes());
     let work = async {
         wire.send(&bytes("Q COPY storage.t FROM STDIN")).await.unwrap();
-        for _ in 0..250 {
+        for _ in 0..250 * scale() {
             wire.send(&data).await.unwrap(); // 200 MB
         }
         wire.send(&bytes("c")).await.unwrap();
@@ -208,6 +213,63 @@ async fn what_is_refused_for_its_length_is_not_held() {
     let heard = wire.query(&format!("SELECT '{}'", "x".repeat(2 << 20))).await;
     assert_eq!((tags(&heard).as_str(), heard.last().unwrap().body.as_slice()), ("EZ", &b"E"[..]));
     assert_eq!(tags(&wire.query("ROLLBACK").await), "CZ");
+}
+
+/// P34: an error that repeats the value it complains of is as long as the value: its beginning reaches the client, says that
+/// it was cut, and the session goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_as_long_as_what_it_complains_of() {
+    let mut stack = Stack::private(Options::default()).await;
+    let mut wire = session(&stack).await;
+    let sql = |length: usize| format!("SELECT repeat('\u{e9}', {length})::int");
+    for length in [400_000, 600_000, 50_000_000] {
+        let one = bytes(&format!("Q {}", sql(length)));
+        let extended = Pipeline::new().statement(&sql(length), &[]).statement("SELECT 1", &[]).sync().bytes.clone();
+        let (begin, rollback) = (bytes("Q BEGIN"), bytes("Q ROLLBACK"));
+        for (sent, status) in [(&one, b'I'), (&extended, b'I'), (&begin, b'T'), (&one, b'E'), (&rollback, b'I')] {
+            let talk = async {
+                wire.send(sent).await.unwrap();
+                wire.until_ready().await
+            };
+            let (heard, grown) = within(PATIENCE, "a long error", growth(&mut stack, talk)).await;
+            assert_eq!(heard.last().unwrap().body, [status], "{}", tags(&heard));
+            assert!(grown < 6 * MIB, "{length}: {} KiB more", grown / 1024);
+            let Some(error) = heard.iter().find(|message| message.tag == b'E') else { continue };
+            assert_eq!(error.field(b'C').as_deref(), Some("22P02"), "{length}");
+            let text = error.field(b'M').unwrap();
+            let cut = text.ends_with(" bytes]") && text.contains("\u{e9} [cut by the gate: the whole message has ");
+            assert_eq!(cut, length > 500_000, "{length}: {}", text.chars().rev().take(80).collect::<String>());
+        }
+    }
+    assert_eq!(tags(&wire.query("SELECT 1").await), "TDCZ");
+}
+
+/// A parameter as long as a message may be costs its own length once, and gives it back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parameter_of_sixty_megabytes() {
+    let mut stack = Stack::private(Options::default()).await;
+    let mut wire = session(&stack).await;
+    let before = resident(&mut stack);
+    let value = "v".repeat(60 << 20);
+    for _ in 0..3 {
+        let mut pipeline = Pipeline::new();
+        pipeline.statement("SELECT length($1::text)", &[Some(&value)]).sync();
+        let talk = growth(&mut stack, wire.run(&pipeline));
+        let (heard, grown) = within(PATIENCE, "a long parameter", talk).await;
+        assert_eq!(tags(&heard), "12TDCZ");
+        assert_eq!(heard[3].columns(), [Some((60 << 20).to_string())]);
+        assert!(grown < 160 * MIB, "{} KiB more", grown / 1024);
+    }
+    let kept = resident(&mut stack).saturating_sub(before);
+    // The allocator's own, of the steps in which a buffer grew; far less than any of the values.
+    assert!(kept < 24 * MIB, "{} KiB are kept", kept / 1024);
+    // One that is longer is refused before it is read.
+    let mut long = BytesMut::from(&b"B"[..]);
+    long.put_i32(100 << 20);
+    wire.send(&long).await.unwrap();
+    let heard = within(PATIENCE, "a parameter that is too long", wire.until_closed()).await;
+    assert_eq!(tags(&heard), "E");
+    assert_eq!(heard[0].field(b'C').as_deref(), Some("54000"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ pub mod encode;
 mod fields;
 mod message;
 
-pub use fields::ErrorFields;
+pub use fields::{ErrorFields, shortened_fields};
 pub use message::{ErrorMessage, Severity};
 
 use crate::WireError;

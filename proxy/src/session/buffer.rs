@@ -34,7 +34,8 @@ pub fn poll_drain<W: AsyncWrite + Unpin>(
             Poll::Pending => return Poll::Pending,
         }
     }
-    if buffer.capacity() > KEEP_BYTES {
+    // Its capacity counts from what has been written on; what it would have from its beginning is what it holds.
+    if buffer.try_reclaim(KEEP_BYTES + 1) {
         *buffer = BytesMut::new();
     }
     if *unflushed {

@@ -363,7 +363,7 @@ impl Relay {
                 }
                 return true;
             }
-        } else if self.client.incoming.is_empty() && self.client.incoming.capacity() > 0 && self.is_idle() {
+        } else if self.client.incoming.is_empty() && self.is_idle() && self.client.incoming.try_reclaim(1) {
             self.client.incoming = BytesMut::new();
         }
         false

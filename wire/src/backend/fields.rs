@@ -15,6 +15,27 @@ pub struct ErrorFields<'a> {
     pairs: &'a [u8],
 }
 
+/// Makes a whole body of the first bytes of one that is too long to be held, `body_len` bytes as a whole: the field in which
+/// they end says that it was cut, those behind it are left out. `head` begins at the body's first byte.
+pub fn shortened_fields(head: &[u8], body_len: usize) -> Vec<u8> {
+    let begins = head.iter().rposition(|byte| *byte == 0).map_or(0, |nul| nul + 1);
+    let mut body = head.to_vec();
+    // A type byte alone says nothing.
+    if body.len() - begins < 2 {
+        body.truncate(begins);
+    } else {
+        let text = &body[begins + 1..];
+        let whole = match std::str::from_utf8(text) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => text.len(),
+        };
+        body.truncate(begins + 1 + whole);
+        body.extend_from_slice(format!(" [cut by the gate: the whole message has {body_len} bytes]\0").as_bytes());
+    }
+    body.push(0);
+    body
+}
+
 impl<'a> ErrorFields<'a> {
     pub(crate) fn decode(mut body: Body<'a>) -> Result<ErrorFields<'a>, WireError> {
         let whole = body.rest();

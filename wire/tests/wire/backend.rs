@@ -1,7 +1,7 @@
 //! A server's messages, and those that the gate writes as a server.
 
 use bytes::BytesMut;
-use portcullis_wire::backend::encode;
+use portcullis_wire::backend::{encode, shortened_fields};
 use portcullis_wire::scram::ScramError;
 use portcullis_wire::{Backend, CancelKey, ErrorMessage, Severity, SqlState, TransactionStatus, WireError};
 
@@ -91,6 +91,21 @@ fn what_is_no_message_is_refused() {
         assert!(error.sqlstate().class() == "08" || matches!(error, WireError::NotUtf8 { .. }), "{error}");
     }
     assert!(Backend::decode(b'R', &[b"\0\0\0\x0a", &b"A\0".repeat(33)[..], b"\0"].concat()).is_err());
+}
+
+#[test]
+fn a_shortened_error_is_one_wherever_it_is_cut() {
+    let body = "SERROR\0VERROR\0C22P02\0Minvalid input: \u{e9}\u{1f980}x\0Fint8.c\0L120\0Rpg_strtoint64\0\0".as_bytes();
+    for at in 0..body.len() - 1 {
+        let shortened = shortened_fields(&body[..at], 100_000_000);
+        let Ok(Backend::ErrorResponse(fields)) = Backend::decode(b'E', &shortened) else {
+            panic!("{at}: {shortened:?}")
+        };
+        assert!(fields.code().is_none_or(|code| code.starts_with("22P02") || at < 20), "{at}");
+        let text = String::from_utf8(shortened.clone()).unwrap_or_else(|error| panic!("{at}: {error}"));
+        let says = text.contains(" [cut by the gate: the whole message has 100000000 bytes]\0\0");
+        assert_eq!(says, at > 1 && body[at - 1] != 0 && body[at - 2] != 0, "{at}: {text:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
+use portcullis_wire::backend::shortened_fields;
 use portcullis_wire::{Header, TransactionStatus};
 
 use super::{BACKLOG_BYTES, Relay, Turn};
@@ -12,8 +13,10 @@ use crate::session::end::SessionEnd;
 use crate::session::exchange::{Handled, Row};
 use crate::sessions::Doing;
 
-/// The largest message of a server that is held as a whole; longer ones of these kinds do not occur.
-const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest message of a server that is held as a whole. Of these kinds only errors and notices can be longer.
+const HELD_BYTES_MAX: usize = 1024 * 1024;
+/// What is held, and passed on, of a longer error or notice (an error may repeat the value that it complains of).
+const SHORTENED_BYTES: usize = 64 * 1024;
 /// Any message of a server, as far as the protocol's length field goes.
 const SERVER_FRAME_BYTES_MAX: usize = i32::MAX as usize;
 
@@ -100,13 +103,7 @@ impl Relay {
                 }
                 continue;
             }
-            if header.body_len > HELD_BYTES_MAX {
-                return Err(SessionEnd::UpstreamMessage(header.tag));
-            }
-            if incoming.len() < header.frame_len() {
-                return Ok(());
-            }
-            let frame = incoming.split_to(header.frame_len());
+            let Some(frame) = self.held(header, incoming)? else { return Ok(()) };
             let out = &mut self.client.outgoing;
             match self.exchange.server_message(header.tag, &frame[Header::LEN..], lease.state_mut(), out)? {
                 Handled::Forward => out.extend_from_slice(&frame),
@@ -123,6 +120,27 @@ impl Relay {
                 self.cancelled_at = None;
             }
         }
+    }
+
+    /// The next message as a whole, once it is there; the beginning of an error or notice that is too long to be held.
+    fn held(&mut self, header: Header, incoming: &mut BytesMut) -> Result<Option<BytesMut>, SessionEnd> {
+        if header.body_len <= HELD_BYTES_MAX {
+            return Ok((incoming.len() >= header.frame_len()).then(|| incoming.split_to(header.frame_len())));
+        }
+        if !matches!(header.tag, b'E' | b'N') {
+            return Err(SessionEnd::UpstreamMessage(header.tag));
+        }
+        if incoming.len() < SHORTENED_BYTES {
+            return Ok(None);
+        }
+        let head = incoming.split_to(SHORTENED_BYTES);
+        self.server_drop = header.frame_len() - SHORTENED_BYTES;
+        let body = shortened_fields(&head[Header::LEN..], header.body_len);
+        let mut frame = BytesMut::with_capacity(Header::LEN + body.len());
+        frame.put_u8(header.tag);
+        frame.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
+        frame.put_slice(&body);
+        Ok(Some(frame))
     }
 
     fn statement_ended(&mut self, status: TransactionStatus) {
