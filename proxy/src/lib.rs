@@ -12,6 +12,7 @@ mod long_texts;
 pub mod metrics;
 mod pool;
 mod prepared;
+mod reported;
 pub mod session;
 mod sessions;
 pub mod stop;

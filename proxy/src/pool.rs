@@ -10,7 +10,7 @@ mod held;
 mod operate;
 mod server;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use crate::admin::{PoolRow, PoolTotals};
 use crate::cancel::CancelSlot;
 use crate::metrics::Metrics;
+use crate::reported::{Known, Reported};
 use crate::session::settings::{Values, are_dangerous};
 use crate::upstream::{Destination, Upstream, UpstreamError, UpstreamState};
 use held::Held;
@@ -76,10 +77,8 @@ pub struct Pools {
     held: Arc<Held>,
     warming: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+    reported: Arc<Known>,
 }
-
-/// What a server reports at start: ParameterStatus by name.
-pub type Reported = BTreeMap<String, String>;
 
 /// An upstream connection that belongs to one session until it is released. Dropping it closes the connection.
 pub struct Lease {
@@ -172,7 +171,15 @@ impl Pools {
     /// No connection is opened until one is asked for.
     pub fn new(limits: PoolConfig, key: Arc<ProxyKey>, metrics: Arc<Metrics>) -> Self {
         let warming = Arc::new(Semaphore::new(WARMING_MAX));
-        Self { servers: Mutex::default(), limits, key, held: Arc::default(), warming, metrics }
+        Self {
+            servers: Mutex::default(),
+            limits,
+            key,
+            held: Arc::default(),
+            warming,
+            metrics,
+            reported: Arc::default(),
+        }
     }
 
     fn server(&self, id: &ServerId) -> Arc<ServerPools> {
@@ -180,7 +187,8 @@ impl Pools {
         if let Some(server) = servers.get(id) {
             return server.clone();
         }
-        let server = ServerPools::new(self.limits.clone(), self.held.clone(), self.metrics.clone());
+        let server =
+            ServerPools::new(self.limits.clone(), self.held.clone(), self.metrics.clone(), self.reported.clone());
         servers.insert(id.clone(), server.clone());
         server
     }
@@ -223,6 +231,7 @@ impl Pools {
         drop(connecting);
         match opened {
             Ok(mut upstream) => {
+                self.reported.share(&mut upstream.parameters);
                 self.metrics.upstream_connected(began.elapsed());
                 upstream.retires_at = upstream.born + some_lifetime(self.limits.lifetime_ms);
                 Ok(Lease { upstream: Box::new(upstream), place })
@@ -245,7 +254,7 @@ impl Pools {
                 let _turn = turn;
                 match pools.open(&to, place).await {
                     Ok(lease) => {
-                        pools.remember_greeting(&to, &Values::new(), Arc::new(lease.parameters.clone()));
+                        pools.remember_greeting(&to, &Values::new(), lease.parameters.clone());
                         lease.release_unattached();
                     }
                     Err(error) => {
@@ -265,16 +274,21 @@ impl Pools {
     /// What the server reports at start to a client with these startup settings, if that is known already. While the
     /// workspace is paused nobody can ask the server: what it probably reports has to do, and what it really does is told
     /// with the session's first statement.
-    pub fn greeting(&self, to: &Destination, startup: &Values) -> Option<Arc<Reported>> {
+    pub fn greeting(&self, to: &Destination, startup: &Values) -> Option<Reported> {
         let server = self.server(&to.server.id);
         server.greeting(&to.key, startup).or_else(|| {
             let paused = self.held.has(&to.key.workspace);
-            paused.then(|| server.likely_greeting(&to.key, startup).map(Arc::new))?
+            paused.then(|| server.likely_greeting(&to.key, startup))?
         })
     }
 
+    /// Has what a session was told share its memory with others that were told the same.
+    pub fn share(&self, reported: &mut Reported) {
+        self.reported.share(reported);
+    }
+
     /// Remembers what the server reported for these startup settings.
-    pub fn remember_greeting(&self, to: &Destination, startup: &Values, greeting: Arc<Reported>) {
+    pub fn remember_greeting(&self, to: &Destination, startup: &Values, greeting: Reported) {
         self.server(&to.server.id).remember_greeting(&to.key, startup, greeting);
     }
 

@@ -11,7 +11,6 @@ pub mod settings;
 mod startup;
 mod stream;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +26,7 @@ use crate::budget::{CONNECTION_BYTES, Held};
 use crate::door::{Arrival, Peer};
 use crate::gate::Gate;
 use crate::pool::LeaseError;
+use crate::reported::Reported;
 use crate::sessions::Signal;
 use auth::Identity;
 use end::SessionEnd;
@@ -158,7 +158,7 @@ struct Greeted {
     identity: Identity,
     route: Route,
     startup: Values,
-    reported: BTreeMap<String, String>,
+    reported: Reported,
     cancel: crate::cancel::Registered,
     registration: crate::sessions::Registration,
 }
@@ -206,15 +206,17 @@ async fn greet(
     if latest.revision() > snapshot.revision() {
         registration.handle().signal(Signal::Refresh);
     }
-    let reported = report(&route, &startup, message.user(), gate).await?;
+    let reported = report(&route, &startup, gate).await?;
     let cancel = gate.cancels.register(minor).map_err(|_| SessionEnd::NoRandom)?;
     gate.reader.last_used(&identity.login().id, identity.version(), Timestamp::now());
 
     let mut out = BytesMut::new();
     reply::authentication_ok(&mut out);
-    for (name, value) in &reported {
+    for (name, value) in reported.iter().filter(|(name, _)| !exchange::hidden_parameter(name)) {
         reply::parameter_status(&mut out, name, value);
     }
+    reply::parameter_status(&mut out, "session_authorization", message.user());
+    reply::parameter_status(&mut out, "is_superuser", "off");
     reply::backend_key_data(&mut out, cancel.key());
     reply::ready_for_query(&mut out, TransactionStatus::Idle);
     stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
@@ -253,12 +255,7 @@ fn startup_settings(message: &StartupMessage, route: &Route) -> Result<Values, S
 
 /// What the server reports at start under these settings: known already, or asked of a connection now, which also
 /// shows whether the server takes the values at all.
-async fn report(
-    route: &Route,
-    startup: &Values,
-    user: &str,
-    gate: &Gate,
-) -> Result<BTreeMap<String, String>, SessionEnd> {
+async fn report(route: &Route, startup: &Values, gate: &Gate) -> Result<Reported, SessionEnd> {
     let mut wanted = startup.clone();
     let application = wanted.remove("application_name");
     let known = match gate.pools.greeting(&route.destination, &wanted) {
@@ -266,18 +263,17 @@ async fn report(
         None => {
             let mut lease = relay::lease(gate, &route.destination).await?;
             let asked = lease.adopt(&wanted).await;
-            let known: BTreeMap<String, String> = lease.parameters.clone();
+            let mut known = lease.parameters.clone();
             lease.release_unattached();
             asked.map_err(refused_setting)?;
-            let known = Arc::new(known);
+            gate.pools.share(&mut known);
             gate.pools.remember_greeting(&route.destination, &wanted, known.clone());
             known
         }
     };
-    let mut reported = (*known).clone();
-    reported.insert("application_name".into(), application.unwrap_or_default());
-    reported.insert("session_authorization".into(), user.to_owned());
-    reported.insert("is_superuser".into(), "off".into());
+    let mut reported = known;
+    reported.insert("application_name", application.as_deref().unwrap_or_default());
+    gate.pools.share(&mut reported);
     Ok(reported)
 }
 

@@ -3,7 +3,6 @@
 mod io;
 mod outgoing;
 
-use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result as IoResult};
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
@@ -23,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::pool::PoolKey;
 use crate::prepared::Prepared;
+use crate::reported::Reported;
 use crate::session::settings::Values;
 use io::{Address, UpstreamIo};
 pub use outgoing::{Control, Outgoing, RefusalToken};
@@ -158,7 +158,7 @@ pub struct UpstreamState {
     /// The server's latest word on its transaction.
     pub status: TransactionStatus,
     /// The latest ParameterStatus of each name.
-    pub parameters: BTreeMap<String, String>,
+    pub parameters: Reported,
     /// Session-level settings that differ from those the connection began with.
     pub settings: Values,
     /// Statements prepared here.
@@ -175,7 +175,7 @@ impl Default for UpstreamState {
         Self {
             outgoing: Outgoing::default(),
             status: TransactionStatus::Idle,
-            parameters: BTreeMap::new(),
+            parameters: Reported::default(),
             settings: Values::new(),
             prepared: Prepared::default(),
             sequences_of: None,
@@ -299,7 +299,7 @@ impl Upstream {
             match Backend::decode(frame.tag(), frame.body())? {
                 Backend::ErrorResponse(fields) => return Err(UpstreamError::refused(&fields)),
                 Backend::ParameterStatus { name, value } => {
-                    self.parameters.insert(name.to_owned(), value.to_owned());
+                    self.parameters.insert(name, value);
                 }
                 Backend::BackendKeyData(key) => self.cancel = Some(CancelTarget { address: address.clone(), key }),
                 Backend::ReadyForQuery(TransactionStatus::Idle) => return Ok(()),
@@ -340,7 +340,7 @@ impl Upstream {
             match Backend::decode(frame.tag(), frame.body())? {
                 Backend::ErrorResponse(fields) => refusal = Some(UpstreamError::refused(&fields)),
                 Backend::ParameterStatus { name, value } => {
-                    self.parameters.insert(name.to_owned(), value.to_owned());
+                    self.parameters.insert(name, value);
                 }
                 Backend::ReadyForQuery(status) => {
                     self.status = status;

@@ -12,10 +12,11 @@ use portcullis_catalog::{Server, WorkspaceId};
 use portcullis_config::PoolConfig;
 use tokio::sync::oneshot;
 
+use super::PoolKey;
 use super::held::Held;
-use super::{PoolKey, Reported};
 use crate::admin::PoolRow;
 use crate::metrics::Metrics;
+use crate::reported::{Known, Reported};
 use crate::session::settings::Values;
 use crate::upstream::Upstream;
 
@@ -31,6 +32,7 @@ pub struct ServerPools {
     limits: PoolConfig,
     held: Arc<Held>,
     metrics: Arc<Metrics>,
+    reported: Arc<Known>,
 }
 
 #[derive(Default)]
@@ -54,7 +56,7 @@ struct Pool {
     /// How many of these there are.
     outdated: usize,
     schema: Arc<AtomicU64>,
-    greetings: HashMap<Values, Arc<Reported>>,
+    greetings: HashMap<Values, Reported>,
 }
 
 struct Waiter {
@@ -184,8 +186,8 @@ impl State {
 }
 
 impl ServerPools {
-    pub(super) fn new(limits: PoolConfig, held: Arc<Held>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), limits, held, metrics })
+    pub(super) fn new(limits: PoolConfig, held: Arc<Held>, metrics: Arc<Metrics>, reported: Arc<Known>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), limits, held, metrics, reported })
     }
 
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
@@ -330,6 +332,7 @@ impl ServerPools {
     /// it idles. One that may not be used again is closed, and only then is its place free.
     pub(super) fn give_back(self: &Arc<Self>, mut upstream: Box<Upstream>, place: Place) {
         upstream.idle_since = Instant::now();
+        self.reported.share(&mut upstream.parameters);
         let key = place.key.clone();
         let mut state = self.lock();
         if let Some(reason) = self.must_close(&mut state, &upstream, &place) {
@@ -410,7 +413,7 @@ impl ServerPools {
     }
 
     /// What the server reported to a session with these startup settings.
-    pub(super) fn greeting(&self, key: &PoolKey, startup: &Values) -> Option<Arc<Reported>> {
+    pub(super) fn greeting(&self, key: &PoolKey, startup: &Values) -> Option<Reported> {
         self.lock().pools.get(key)?.greetings.get(startup).cloned()
     }
 
@@ -425,16 +428,16 @@ impl ServerPools {
                 values.keys().all(|name| startup.contains_key(name) || !reported(name))
             })?;
         debug_assert!(values.len() <= GREETINGS_MAX);
-        let mut likely = Reported::clone(known);
-        for (name, value) in &mut likely {
+        let mut likely = known.clone();
+        for name in known.keys() {
             if let Some((_, wanted)) = startup.iter().find(|(wanted, _)| wanted.eq_ignore_ascii_case(name)) {
-                value.clone_from(wanted);
+                likely.insert(name, wanted);
             }
         }
         Some(likely)
     }
 
-    pub(super) fn remember_greeting(&self, key: &Arc<PoolKey>, startup: &Values, greeting: Arc<Reported>) {
+    pub(super) fn remember_greeting(&self, key: &Arc<PoolKey>, startup: &Values, greeting: Reported) {
         let mut state = self.lock();
         let pool = state.pools.entry(key.clone()).or_default();
         if pool.greetings.len() >= GREETINGS_MAX {

@@ -19,7 +19,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,12 +28,14 @@ use portcullis_policy::Permit;
 use portcullis_wire::{ErrorMessage, TransactionStatus};
 
 use crate::prepared::Statement;
+use crate::reported::Reported;
 use crate::session::settings::{Settings, Values};
 use crate::upstream::{RefusalToken, UpstreamState};
 
 pub use client::{Message, Performed};
 pub use cut::{ResultLimits, Row};
 pub use server::Handled;
+pub(super) use server::hidden_parameter;
 
 /// How many messages may wait for their answers before the client is read no more: the shortest ones cost the proxy more
 /// than they cost the client, and the proxy's own answers cost the server nothing at all.
@@ -157,7 +159,8 @@ pub struct Exchange {
     /// Names of SQL's PREPARE of a statement that writes.
     sql_writers: HashSet<String>,
     settings: Settings,
-    reported: BTreeMap<String, String>,
+    /// What the client was told last.
+    reported: Reported,
     copy_in: Option<CopyIn>,
     copy_failure: Option<Box<ErrorMessage>>,
     cancel_failure: Option<Box<ErrorMessage>>,
@@ -185,7 +188,7 @@ pub struct Exchange {
 impl Exchange {
     /// The conversation of the session of this number, which begins with the settings of the startup packet and what
     /// was reported to the client for them.
-    pub fn new(limits: ExchangeLimits, session: u64, startup: Values, reported: BTreeMap<String, String>) -> Self {
+    pub fn new(limits: ExchangeLimits, session: u64, startup: Values, reported: Reported) -> Self {
         Self {
             limits,
             session,

@@ -7,6 +7,7 @@
 //! It knows only session-level changes; SET LOCAL ends with its transaction and never leaves the connection it ran on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Setting names in lower case and their values in the form that `set_config(name, value, false)` takes.
 pub type Values = BTreeMap<String, String>;
@@ -32,14 +33,16 @@ struct Level {
 /// The session's settings and the changes of its open transaction.
 #[derive(Debug)]
 pub struct Settings {
-    startup: Values,
-    desired: Values,
+    startup: Arc<Values>,
+    /// The same map as `startup` until something changes.
+    desired: Arc<Values>,
     levels: Vec<Level>,
 }
 
 impl Settings {
     /// Begins with what the client asked for in its startup packet: a later RESET returns to these.
     pub fn new(startup: Values) -> Self {
+        let startup = Arc::new(startup);
         Self { desired: startup.clone(), startup, levels: vec![Level::default()] }
     }
 
@@ -90,13 +93,14 @@ impl Settings {
             match change {
                 Change::One(name, Some(value)) => {
                     connection.insert(name.clone(), value.clone());
-                    self.desired.insert(name, value);
+                    Arc::make_mut(&mut self.desired).insert(name, value);
                 }
                 Change::One(name, None) => {
                     connection.remove(&name);
+                    let desired = Arc::make_mut(&mut self.desired);
                     match self.startup.get(&name) {
-                        Some(value) => self.desired.insert(name, value.clone()),
-                        None => self.desired.remove(&name),
+                        Some(value) => desired.insert(name, value.clone()),
+                        None => desired.remove(&name),
                     };
                 }
                 Change::All => {
@@ -111,11 +115,11 @@ impl Settings {
     /// Takes the whole value of a setting of which a SET may have named a part, as the server reported it at the end of
     /// a transaction: `DMY` after `SQL` is `SQL, DMY`.
     pub fn settle(&mut self, reported: &Values, connection: &mut Values) {
-        if let (Some(desired), Some(now), Some(whole)) =
-            (self.desired.get_mut(IN_PARTS), connection.get_mut(IN_PARTS), reported.get("DateStyle"))
-        {
-            desired.clone_from(whole);
-            now.clone_from(whole);
+        let Some(desired) = self.desired.get(IN_PARTS) else { return };
+        let (Some(now), Some(whole)) = (connection.get_mut(IN_PARTS), reported.get("DateStyle")) else { return };
+        now.clone_from(whole);
+        if desired != whole {
+            Arc::make_mut(&mut self.desired).insert(IN_PARTS.to_owned(), whole.clone());
         }
     }
 

@@ -158,11 +158,11 @@ impl Exchange {
         let Ok(Backend::ParameterStatus { name, value }) = Backend::decode(b'S', body) else {
             return Err(SessionEnd::UpstreamMessage(b'S'));
         };
-        upstream.parameters.insert(name.to_owned(), value.to_owned());
+        upstream.parameters.insert(name, value);
         if hidden_parameter(name) || matches!(self.pending.front(), Some(Expect::Settings)) {
             return Ok(Handled::Swallowed);
         }
-        self.reported.insert(name.to_owned(), value.to_owned());
+        self.reported.insert(name, value);
         Ok(Handled::Forward)
     }
 
@@ -175,11 +175,19 @@ impl Exchange {
 
     /// Tells the client where this connection's reported settings differ from what it was told last.
     fn report_parameters(&mut self, upstream: &UpstreamState, out: &mut BytesMut) {
-        for (name, value) in &upstream.parameters {
+        if self.reported.is_shared_with(&upstream.parameters) {
+            return;
+        }
+        let mut differs = false;
+        for (name, value) in upstream.parameters.iter() {
             if !hidden_parameter(name) && self.reported.get(name) != Some(value) {
                 reply::parameter_status(out, name, value);
-                self.reported.insert(name.clone(), value.clone());
+                differs = true;
             }
+        }
+        // From here on the next look at this connection, and at others that report the same, ends above.
+        if differs || !upstream.parameters.has_changed() {
+            self.reported = upstream.parameters.clone();
         }
     }
 
@@ -442,7 +450,7 @@ fn put_frame(out: &mut BytesMut, tag: u8, body: &[u8]) {
 const STALE_PLAN: &str = "cached plan must not change result type";
 
 /// Reported settings that tell of the proxy's own login, not of the client's session.
-fn hidden_parameter(name: &str) -> bool {
+pub(in crate::session) fn hidden_parameter(name: &str) -> bool {
     matches!(name, "session_authorization" | "is_superuser")
 }
 

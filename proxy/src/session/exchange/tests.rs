@@ -33,7 +33,7 @@ impl Talk {
     fn with(upstream: UpstreamState) -> Self {
         let role = Policy::parse(STORAGE).unwrap().kind("customer_db").unwrap().clone();
         let limits = ExchangeLimits { prepared_statements_max: 3, session_pooling: false };
-        let exchange = Exchange::new(limits, 1, Values::new(), BTreeMap::new());
+        let exchange = Exchange::new(limits, 1, Values::new(), Reported::default());
         Self { exchange, upstream: Some(upstream), role, limits: ResultLimits::default(), to_client: BytesMut::new() }
     }
 
@@ -433,12 +433,12 @@ fn a_connection_s_other_settings_are_not_told_before_they_are_moved() {
     let mut talk = Talk::new();
     talk.query("SET timezone = 'Asia/Tokyo'").done("SET").ready(Idle).heard();
     let mut upstream = UpstreamState::default();
-    upstream.parameters.insert("TimeZone".into(), "UTC".into());
-    upstream.parameters.insert("session_authorization".into(), "ws_1_a".into());
+    upstream.parameters.insert("TimeZone", "UTC");
+    upstream.parameters.insert("session_authorization", "ws_1_a");
     talk.exchange.meet(&upstream, &mut talk.to_client);
     assert_eq!(talk.heard(), "");
     upstream.settings.insert("timezone".into(), "Asia/Tokyo".into());
-    upstream.parameters.insert("TimeZone".into(), "Asia/Tokyo".into());
+    upstream.parameters.insert("TimeZone", "Asia/Tokyo");
     talk.exchange.meet(&upstream, &mut talk.to_client);
     assert_eq!(talk.heard(), "S(TimeZone=Asia/Tokyo)", "and never the proxy's own login");
 }
