@@ -300,7 +300,7 @@ mod tests {
             size_of::<F>()
         }
         let (task, state) = (bytes(run), size_of::<Relay>());
-        assert!(task <= 1024, "the task of a session takes {task} bytes");
+        assert!(task <= 512, "the task of a session takes {task} bytes");
         assert!(state <= 3072, "the state of a session takes {state} bytes");
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use portcullis_wire::{ErrorMessage, SqlState, TransactionStatus};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Sleep;
 
 use super::Greeted;
@@ -143,14 +144,9 @@ impl Relay {
         {
             message.encode_error(&mut out);
         }
-        let last = async {
-            use tokio::io::AsyncWriteExt;
-            self.client.stream.write_all_buf(&mut out).await?;
-            self.client.stream.shutdown().await
-        };
         if !matches!(end, SessionEnd::ClientGone | SessionEnd::ClientIo(_)) {
-            // A client that does not take its last bytes has no use for them.
-            let _ = tokio::time::timeout(super::FAREWELL_MAX, last).await;
+            // Apart from the task, which has its size as long as the session lives.
+            Box::pin(last_words(&mut self.client.stream, out)).await;
         }
         end
     }
@@ -392,6 +388,15 @@ pub(super) async fn lease(gate: &Gate, to: &Destination) -> Result<Lease, LeaseE
         }
         other => other,
     }
+}
+
+/// A client that does not take its last bytes has no use for them.
+async fn last_words(stream: &mut ClientStream, mut out: BytesMut) {
+    let last = async {
+        stream.write_all_buf(&mut out).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(super::FAREWELL_MAX, last).await;
 }
 
 /// The ways in which a socket says that its client has left without a word.
