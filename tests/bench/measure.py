@@ -23,6 +23,7 @@ import client as wire
 import processes
 import report
 
+PEERS = ("direct", "pgbouncer", "proxy")
 MODES = ("simple", "extended", "prepared")
 CLIENTS = (1, 16, 64, 200)
 QUICK_CLIENTS = (16, 64)
@@ -382,12 +383,12 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="16 and 64 clients, short windows, no direct connections")
     parser.add_argument("--rounds", type=bounded(1, 100), help="rounds, of which the medians are shown (default 3)")
     parser.add_argument("--seconds", type=bounded(1, 600), help="length of a window (default 5; with --quick 2)")
-    parser.add_argument("--clients", type=bounded(1, 400), nargs="+", help="clients of select and tpcb (default 1 16 64 200)")
+    parser.add_argument("--clients", type=several(bounded(1, 400)), metavar="N,…", help="clients of select and tpcb (default 1,16,64,200)")
     parser.add_argument("--idle-clients", type=bounded(100, 9000), default=2000, help="clients of idle (default 2000)")
     parser.add_argument("--pool-size", type=bounded(1, 80), default=20, help="connections to PostgreSQL (default 20)")
     parser.add_argument("--scale", type=bounded(1, 1000), help="pgbench's scale: 100,000 rows each (default 20; with --quick 5)")
-    parser.add_argument("--peers", nargs="+", metavar="NAME", choices=("direct", "pgbouncer", "proxy"),
-                        help="who is measured: direct pgbouncer proxy (default: all; with --quick: pgbouncer proxy)")
+    parser.add_argument("--peers", type=several(peer_name), metavar="NAME,…",
+                        help="who is measured (default direct,pgbouncer,proxy; with --quick pgbouncer,proxy)")
     parser.add_argument("--json", metavar="FILE", help="write every sample of every round there")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables there, as the README shows them")
     parser.add_argument("--environment", help=argparse.SUPPRESS)
@@ -400,9 +401,22 @@ def arguments():
     given.rounds = given.rounds or 3
     given.seconds = given.seconds or (2 if given.quick else 5)
     given.scale = given.scale or (5 if given.quick else 20)
-    given.clients = tuple(given.clients or (QUICK_CLIENTS if given.quick else CLIENTS))
-    given.peers = given.peers or (["pgbouncer", "proxy"] if given.quick else ["direct", "pgbouncer", "proxy"])
+    given.clients = given.clients or (QUICK_CLIENTS if given.quick else CLIENTS)
+    given.peers = given.peers or (PEERS[1:] if given.quick else PEERS)
     return given
+
+
+def several(one):
+    def parts(text):
+        return tuple(one(part) for part in text.split(","))
+
+    return parts
+
+
+def peer_name(text):
+    if text not in PEERS:
+        raise argparse.ArgumentTypeError(f"there is no peer {text!r}; there are: {', '.join(PEERS)}")
+    return text
 
 
 def bounded(least, most):
