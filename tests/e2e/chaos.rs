@@ -392,6 +392,53 @@ async fn the_servers_network_falls_silent_at_every_stage() {
     scene.aftermath(customers).await;
 }
 
+/// P28: a server that sends garbage ends the sessions that it sends it to, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_breaks_the_protocol() {
+    let mut random = Random::new(seed());
+    let mut scene =
+        Scene::new(Options::default().proxy("pool.size_max", 4).proxy("limits.statement_timeout_ms", 3000)).await;
+    let network = scene.between_proxy_and_server().await;
+    let most = measured(&scene, &network, &scene.credentials).await;
+    network.heal().await;
+    let from_server = faults(160 * times(), most, &[Break::Garble], &mut random).into_iter();
+    network.plan(from_server.filter(|fault| !fault.to_server));
+    let script = "Q SELECT 1\nP | SELECT $1::text\nB | | x\nE\nS\nQ COPY (SELECT 1) TO STDOUT\nQ SELECT 'last'";
+    let sent: Vec<u8> = script.lines().flat_map(bytes).collect();
+    let mut clients = JoinSet::new();
+    for _ in 0..6 {
+        let (credentials, network, sent) = (scene.credentials.clone(), network.clone(), sent.clone());
+        clients.spawn(async move {
+            let mut ended = 0;
+            while network.planned() > 0 {
+                let Ok(mut wire) = Wire::negotiate(credentials.port, &credentials.ca_pem).await else { continue };
+                if wire.authenticate(&credentials, &[]).await.is_err() {
+                    continue;
+                }
+                // What it hears may be garbage: the server's words. That it goes on, or ends, is what counts.
+                let _ = wire.send(&sent).await;
+                let talk = async {
+                    let mut ready = 0;
+                    while ready < 4 {
+                        match wire.next().await {
+                            Ok(message) => ready += usize::from(message.tag == b'Z'),
+                            Err(_) => return 1,
+                        }
+                    }
+                    0
+                };
+                ended += within(PATIENCE, "an answer or an end", talk).await;
+            }
+            ended
+        });
+    }
+    let ended: usize = within(PATIENCE, "the clients", clients.join_all()).await.into_iter().sum();
+    eprintln!("{} connections garbled, {ended} sessions ended", network.struck());
+    assert!(ended > 0 && network.struck() as u64 > 20 * times());
+    network.heal().await;
+    scene.aftermath(Vec::new()).await;
+}
+
 /// A row that was cut by the end of its server's connection stays cut: no other message completes it (the client would take
 /// it for an answer).
 #[tokio::test]

@@ -30,6 +30,8 @@ pub enum Break {
     Reset,
     /// Nothing passes any more, and neither side is told.
     Stall,
+    /// The side that listens gets bytes that nobody has sent, then an end of the stream.
+    Garble,
 }
 
 /// Where a connection breaks.
@@ -214,6 +216,9 @@ async fn pass(
         let left = fault.map_or(u64::MAX, |fault| fault.after - passed);
         if let (0, Some(fault)) = (left, fault) {
             state.struck.fetch_add(1, Relaxed);
+            if fault.way == Break::Garble {
+                let _ = to.write_all(&garbage(fault.after)).await;
+            }
             return Err(fault.way);
         }
         let speed = state.bytes_per_second.load(Relaxed);
@@ -231,6 +236,24 @@ async fn pass(
         passed += count as u64;
         state.most[direction].fetch_max(passed, Relaxed);
     }
+}
+
+/// Bytes that mean something here and there: types of messages, lengths that are too long, negative, or right.
+fn garbage(number: u64) -> Vec<u8> {
+    let pieces: [&[u8]; 8] = [
+        b"\xff\xff\xff\xff",
+        b"D\x7f\xff\xff\xff",
+        b"Z\0\0\0\x05I",
+        b"E\0\0\0\x05\0",
+        b"C\0\0\0\x04",
+        b"S\0\0\0\x0aclient",
+        b"R\0\0\0\x08\0\0\0\0",
+        b"\0\0\0\0",
+    ];
+    (0..9)
+        .flat_map(|at| pieces[usize::try_from((number >> at) ^ (number * 31 + at)).unwrap_or(0) % 8])
+        .copied()
+        .collect()
 }
 
 /// What one side sees, the other sees.
