@@ -565,7 +565,7 @@ async fn thousands_of_idle_clients() {
         let mut idle = log_in(&scene.credentials, count).await;
         let each = scene.resident().saturating_sub(before) / count as u64;
         eprintln!("wave {wave}: {count} idle clients, {each} bytes each");
-        assert!(each < 48 * 1024, "{each} bytes for each idle client");
+        assert!(each < 24 * 1024, "{each} bytes for each idle client");
         for (i, wire) in idle.iter_mut().enumerate().step_by(37) {
             let heard = within(PATIENCE, "an idle client's answer", wire.query(&format!("SELECT {i}"))).await;
             assert_eq!(heard[1].columns(), [Some(i.to_string())]);

@@ -165,3 +165,32 @@ async fn reports_in_the_middle_of_a_session_pass() {
     assert_eq!(heard[1].columns(), [Some("Asia/Tokyo".to_owned())]);
     assert_eq!(zone(&other), "Asia/Tokyo");
 }
+
+/// A backend that is ended by an administrator: the session that holds it hears the server's own words once, the others
+/// nothing at all.
+#[tokio::test]
+async fn an_ended_backend_is_heard_once_and_by_its_session_alone() {
+    let stack = Stack::shared().await;
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    let mut idle = Wire::login(&credentials).await;
+    assert_eq!(tags(&idle.query("SELECT 1").await), "TDCZ");
+    let superuser = workspace.access.superuser("postgres").await;
+    let end_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename <> 'postgres'";
+    for script in ["Q BEGIN", "Q BEGIN\nP | SELECT 1\nB\nE\nH", &format!("Q {}", crate::LONG)] {
+        let mut wire = Wire::login(&credentials).await;
+        send(&mut wire, script).await;
+        let busy = "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND state IN ('active', 'idle in transaction') \
+                    AND usename <> 'postgres'";
+        until("it to be busy", async || superuser.query_opt(busy, &[&credentials.database]).await.unwrap()).await;
+        superuser.execute(end_all, &[&credentials.database]).await.unwrap();
+        is_one_farewell(&within(PATIENCE, script, wire.until_closed()).await, script);
+        let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename <> 'postgres'";
+        until("them to be gone", async || {
+            let row = superuser.query_one(left, &[&credentials.database]).await.unwrap();
+            (row.get::<_, i64>(0) == 0).then_some(())
+        })
+        .await;
+        assert_eq!(tags(&idle.query("SELECT 1").await), "TDCZ", "after {script}");
+    }
+}

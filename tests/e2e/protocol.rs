@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, TryStreamExt, pin_mut};
 use portcullis_tests::{
     Stack,
-    customer::{connect, connector, explain, sqlstate},
+    customer::{connect, connector, explain, sqlstate, tls},
     raw::{Pipeline, Wire, tags},
     wait::within,
 };
@@ -113,6 +113,19 @@ async fn direct_tls_needs_the_protocols_name() {
         let Ok(mut wire) = Wire::direct(credentials.port, &credentials.ca_pem, alpn).await else { continue };
         assert!(wire.authenticate(&credentials, &[]).await.is_err(), "{alpn:?}");
     }
+}
+
+/// P7: old drivers send no SNI.
+#[tokio::test]
+async fn a_client_without_sni_logs_in() {
+    let credentials = Stack::shared().await.workspace("storage").await.reveal("customer_db").await;
+    let mut config = tls(&credentials.ca_pem, &[]);
+    config.enable_sni = false;
+    let connector = tokio_postgres_rustls::MakeRustlsConnect::new(config);
+    let (client, connection) = credentials.config().connect(connector).await.expect("it logs in");
+    let connection = tokio::spawn(connection);
+    assert_eq!(client.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
+    connection.abort();
 }
 
 #[tokio::test]
