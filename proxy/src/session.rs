@@ -122,14 +122,13 @@ fn count_failure(gate: &Gate, end: &SessionEnd) {
 /// libpq reports a TLS stream that ends without close_notify as a cancel that failed.
 async fn say_why(refused: Refused) -> SessionEnd {
     if let Some(mut stream) = refused.stream {
-        farewell(&mut stream, &refused.end).await;
+        farewell(&mut stream, BytesMut::new(), &refused.end).await;
     }
     refused.end
 }
 
-/// The last message, and an orderly end of the stream.
-async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, end: &SessionEnd) {
-    let mut out = BytesMut::new();
+/// What is left to write, the last message, and an orderly end of the stream.
+async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, mut out: BytesMut, end: &SessionEnd) {
     if let Some(message) = end.farewell() {
         message.encode_error(&mut out);
     }
@@ -144,10 +143,11 @@ async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, end: &SessionEnd) {
 /// Authentication, route, startup settings, a place among the workspace's sessions, the greeting.
 async fn log_in(opened: Opened, peer: Peer, gate: &Arc<Gate>) -> Result<Box<Relay>, SessionEnd> {
     let Opened { mut stream, mut received, message, binding } = opened;
-    match greet(&mut stream, &mut received, &message, &binding, peer, gate).await {
+    let mut out = BytesMut::new();
+    match greet(&mut stream, &mut received, &mut out, &message, &binding, peer, gate).await {
         Ok(greeted) => Ok(Box::new(Relay::new(gate.clone(), stream, received, greeted))),
         Err(end) => {
-            farewell(&mut stream, &end).await;
+            farewell(&mut stream, out, &end).await;
             Err(end)
         }
     }
@@ -166,6 +166,7 @@ struct Greeted {
 async fn greet(
     stream: &mut ClientStream,
     received: &mut BytesMut,
+    out: &mut BytesMut,
     message: &StartupMessage,
     binding: &ChannelBinding,
     peer: Peer,
@@ -173,15 +174,13 @@ async fn greet(
 ) -> Result<Greeted, SessionEnd> {
     let minor = message.minor.min(MINOR_MAX);
     if message.needs_negotiation() {
-        let mut out = BytesMut::new();
-        reply::negotiate_protocol_version(&mut out, minor, &message.protocol_options);
-        stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+        reply::negotiate_protocol_version(out, minor, &message.protocol_options);
     }
     gate.budget.has_room()?;
     if !gate.reader.ready() || gate.reader.age() > Duration::from_millis(gate.config.catalog.snapshot_age_max_ms) {
         return Err(SessionEnd::CatalogAway);
     }
-    let identity = auth::authenticate(stream, received, message.user(), binding, gate).await?;
+    let identity = auth::authenticate(stream, received, out, message.user(), binding, gate).await?;
     let snapshot = gate.reader.snapshot();
     let route = Route::find(identity.login(), &snapshot, &gate.policies, &gate.verdicts)?;
     if !route.opens(message.database()) {
@@ -210,16 +209,15 @@ async fn greet(
     let cancel = gate.cancels.register(minor).map_err(|_| SessionEnd::NoRandom)?;
     gate.reader.last_used(&identity.login().id, identity.version(), Timestamp::now());
 
-    let mut out = BytesMut::new();
-    reply::authentication_ok(&mut out);
+    reply::authentication_ok(out);
     for (name, value) in reported.iter().filter(|(name, _)| !exchange::hidden_parameter(name)) {
-        reply::parameter_status(&mut out, name, value);
+        reply::parameter_status(out, name, value);
     }
-    reply::parameter_status(&mut out, "session_authorization", message.user());
-    reply::parameter_status(&mut out, "is_superuser", "off");
-    reply::backend_key_data(&mut out, cancel.key());
-    reply::ready_for_query(&mut out, TransactionStatus::Idle);
-    stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+    reply::parameter_status(out, "session_authorization", message.user());
+    reply::parameter_status(out, "is_superuser", "off");
+    reply::backend_key_data(out, cancel.key());
+    reply::ready_for_query(out, TransactionStatus::Idle);
+    stream.write_all_buf(out).await.map_err(SessionEnd::ClientIo)?;
     stream.flush().await.map_err(SessionEnd::ClientIo)?;
     Ok(Greeted { identity, route, startup, reported, cancel, registration })
 }

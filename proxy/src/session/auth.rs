@@ -43,13 +43,15 @@ impl Identity {
     }
 }
 
-/// The SASL exchange up to and including the server's final message; AuthenticationOk is the caller's.
+/// The SASL exchange. The server's final message is left in `out`, to leave together with the caller's AuthenticationOk;
+/// what is in `out` already leaves with the first.
 ///
 /// # Errors
 /// [`SessionEnd::LoginFailed`] whether it was the user or the password.
 pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     received: &mut BytesMut,
+    out: &mut BytesMut,
     user: &str,
     binding: &ChannelBinding,
     gate: &Gate,
@@ -59,9 +61,8 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         gate.look_again().await;
         login = gate.reader.snapshot().login(user).cloned();
     }
-    let mut out = BytesMut::new();
-    reply::authentication_sasl(&mut out, mechanisms(binding));
-    stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+    reply::authentication_sasl(out, mechanisms(binding));
+    stream.write_all_buf(out).await.map_err(SessionEnd::ClientIo)?;
     stream.flush().await.map_err(SessionEnd::ClientIo)?;
 
     let first = password_message(stream, received).await?;
@@ -74,8 +75,8 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     let nonce = random_nonce().map_err(|_| SessionEnd::NoRandom)?;
     let (exchange, challenge) =
         ServerExchange::start(initial.mechanism, data, binding, &salt, iterations, &nonce).map_err(broken)?;
-    reply::authentication_sasl_continue(&mut out, &challenge);
-    stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+    reply::authentication_sasl_continue(out, &challenge);
+    stream.write_all_buf(out).await.map_err(SessionEnd::ClientIo)?;
     stream.flush().await.map_err(SessionEnd::ClientIo)?;
 
     let last = password_message(stream, received).await?;
@@ -89,8 +90,7 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     };
     match proved {
         Ok((identity, signature)) => {
-            reply::authentication_sasl_final(&mut out, &signature);
-            stream.write_all_buf(&mut out).await.map_err(SessionEnd::ClientIo)?;
+            reply::authentication_sasl_final(out, &signature);
             Ok(identity)
         }
         Err(ScramError::Proof) => Err(SessionEnd::LoginFailed { user: user.to_owned() }),
