@@ -146,6 +146,8 @@ pub struct PoolConfig {
     pub workspace_connections_max: usize,
     /// Connections to one PostgreSQL server.
     pub server_connections_max: usize,
+    /// Whether an unnamed prepared statement that comes to a connection again is kept prepared there.
+    pub keep_unnamed_statements: bool,
     /// Sessions that wait for a connection of one pool; one more is refused with 53300.
     pub waiters_max: usize,
     /// How long one waits.
@@ -278,6 +280,7 @@ impl PoolConfig {
             size_min: keys.number("pool.size_min", 0..=10_000, 0),
             workspace_connections_max: keys.number("pool.workspace_connections_max", 1..=100_000, 40),
             server_connections_max: keys.number("pool.server_connections_max", 1..=100_000, 90),
+            keep_unnamed_statements: keys.flag("pool.keep_unnamed_statements", true),
             waiters_max: keys.number("pool.waiters_max", 1..=1_000_000, 1_000),
             query_wait_timeout_ms: keys.number("pool.query_wait_timeout_ms", 100..=3_600_000, 30_000),
             wait_notice_ms: keys.number("pool.wait_notice_ms", 0..=3_600_000, 1_000),

@@ -3,6 +3,7 @@
 use portcullis_tests::{
     Options, Stack,
     raw::{Pipeline, Wire, tags},
+    script::hold,
 };
 
 /// A stack in which all sessions of a workspace share one upstream connection.
@@ -127,4 +128,43 @@ async fn sql_statements_and_cursors_are_private() {
         assert_eq!(next.query("EXECUTE mine").await[0].field(b'C').as_deref(), Some("26000"));
         assert_eq!(next.query("FETCH ALL FROM held").await[0].field(b'C').as_deref(), Some("34000"));
     }
+}
+
+/// Session pooling by policy: what a session leaves on its connection is there for its next statement, pinned or not, in a
+/// transaction or not; when it ends all of it is gone, and the connection serves the next session.
+#[tokio::test]
+async fn a_policys_sessions_keep_their_connection() {
+    let stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    workspace.set_policy(&[("primary = true\n", "primary = true\npooling = \"session\"\n")]).await;
+    let (role, _) = workspace.backend_role("customer_db").await;
+    let sequence = format!("CREATE SEQUENCE storage.q; ALTER SEQUENCE storage.q OWNER TO {role}");
+    let script = "Q SET timezone = 'Asia/Tokyo'\nP mine | SELECT 'prepared'\nS\nQ PREPARE sql AS SELECT 'by SQL'\n\
+                  Q SELECT nextval('storage.q')\nQ BEGIN\n\
+                  Q DECLARE held CURSOR WITH HOLD FOR SELECT 'held'\nQ COMMIT";
+    let asks = "Q SHOW timezone\nB | mine\nE\nS\nQ EXECUTE sql\nQ SELECT currval('storage.q')\nQ FETCH held";
+    stack.access.superuser(&credentials.database).await.batch_execute(&sequence).await.unwrap();
+    let mut pids = Vec::new();
+    for round in 0..2 {
+        let mut wire = Wire::login(&credentials).await;
+        let before = hold(&mut wire, asks).await.unwrap();
+        let nothing = "D(Etc/UTC) C(SHOW) ZI E(26000) ZI E(26000) ZI T E(55000) ZI E(34000) ZI ZI";
+        let nothing = [nothing.to_owned(), nothing.replace("Etc/", "")].map(|text| format!("T {text}"));
+        assert!(nothing.contains(&before), "round {round}: {before}");
+        let did = hold(&mut wire, script).await.unwrap();
+        assert!(!did.contains("E("), "round {round}: {did}");
+        for held in ["D(held) C(FETCH 1)", "C(FETCH 0)"] {
+            let heard = hold(&mut wire, asks).await.unwrap();
+            let expected = format!(
+                "T D(Asia/Tokyo) C(SHOW) ZI 2 D(prepared) C(SELECT 1) ZI T D(by SQL) C(SELECT 1) ZI \
+                 T D({}) C(SELECT 1) ZI T {held} ZI ZI",
+                round + 1
+            );
+            assert_eq!(heard, expected, "round {round}");
+        }
+        pids.push(first_value(&wire.query("SELECT pg_backend_pid()").await).unwrap());
+        assert_eq!(first_value(&wire.query("SELECT pg_backend_pid()").await).as_ref(), pids.last());
+    }
+    assert_eq!(pids[0], pids[1], "the connection was cleaned and used again");
 }

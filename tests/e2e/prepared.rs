@@ -85,8 +85,8 @@ async fn more_statements_than_a_connection_keeps() {
     wire.query("COMMIT").await;
 }
 
-/// The result type of a statement changes under it: whoever prepares it anew gets the new one, whoever has it prepared
-/// hears what PostgreSQL says, once, and goes on.
+/// The result type of a statement changes under it, through the gate or around it: whoever runs it gets the new one, under
+/// whatever name it is prepared, and nobody hears of it (P29). Only what has happened already cannot be taken back.
 #[tokio::test]
 async fn a_table_changes_under_prepared_statements() {
     let stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
@@ -96,33 +96,178 @@ async fn a_table_changes_under_prepared_statements() {
     owner.query("CREATE TABLE storage.t (id int)").await;
     owner.query("INSERT INTO storage.t VALUES (1)").await;
     let superuser = workspace.superuser().await;
-    for (way, change, row) in [
-        ("through the gate", "ALTER TABLE storage.t ADD COLUMN a int", "1,NULL"),
-        ("around the gate", "ALTER TABLE storage.t ADD COLUMN b int", "1,NULL,NULL"),
+    let unnamed = "P | SELECT * FROM storage.t\nB\nE\nS\nwait Z";
+    for (through_the_gate, change, row) in [
+        (true, "ALTER TABLE storage.t ADD COLUMN a int", "1,NULL"),
+        (false, "ALTER TABLE storage.t ADD COLUMN b int", "1,NULL,NULL"),
+        (false, "ALTER TABLE storage.t ADD COLUMN c int", "1,NULL,NULL,NULL"),
     ] {
         let mut has = Wire::login(&credentials).await;
         hold(&mut has, "P s | SELECT * FROM storage.t\nB | s\nE\nS").await.unwrap();
-        match way {
-            "through the gate" => drop(owner.query(change).await),
-            _ => superuser.batch_execute(change).await.unwrap(),
+        for _ in 0..3 {
+            hold(&mut has, unnamed).await.unwrap();
         }
-        let mut fresh = Wire::login(&credentials).await;
-        let script = "P s | SELECT * FROM storage.t\nDS s\nB | s\nE\nS";
-        let expected = format!("1 t T 2 D({row}) C(SELECT 1) ZI ZI");
-        let mut heard = hold(&mut fresh, script).await.unwrap();
-        if way != "through the gate" && heard != expected {
-            // The gate cannot know of it before the server says so, but that must be once for all.
-            assert_eq!(heard, "1 t E(0A000) ZI ZI", "{way}");
-            heard = hold(&mut fresh, script.replace("P s", "CS s\nP s").as_str()).await.unwrap();
-            assert_eq!(heard, format!("3 {expected}"), "{way}, again");
-            heard = hold(&mut Wire::login(&credentials).await, script).await.unwrap();
+        match through_the_gate {
+            true => drop(owner.query(change).await),
+            false => superuser.batch_execute(change).await.unwrap(),
         }
-        assert_eq!(heard, expected, "{way}");
-        let first = hold(&mut has, "B | s\nE\nS").await.unwrap();
-        let second = hold(&mut has, "B | s\nE\nS").await.unwrap();
-        let works = format!("2 D({row}) C(SELECT 1) ZI ZI");
-        assert!(first == works || first == "E(0A000) ZI ZI", "{way}: {first}");
-        assert_eq!(second, works, "{way}");
+        let (mut fresh, row) = (Wire::login(&credentials).await, format!("D({row}) C(SELECT 1) ZI ZI"));
+        for (who, is_fresh, script, expected) in [
+            ("an unnamed statement", false, unnamed, format!("1 2 {row}")),
+            (
+                "a fresh statement",
+                true,
+                "P s | SELECT * FROM storage.t\nDS s\nB | s\nE\nS\nwait Z",
+                format!("1 t T 2 {row}"),
+            ),
+            ("one from before", false, "B | s\nE\nS\nwait Z", format!("2 {row}")),
+            ("an unnamed one again", false, unnamed, format!("1 2 {row}")),
+        ] {
+            let wire = if is_fresh { &mut fresh } else { &mut has };
+            let heard = within(PATIENCE, who, hold(wire, script)).await;
+            assert_eq!(heard, Ok(expected), "{who}, {change}");
+        }
+    }
+    // In a transaction that is on its way it is the transaction's failure, once.
+    let mut wire = Wire::login(&credentials).await;
+    for _ in 0..3 {
+        hold(&mut wire, unnamed).await.unwrap();
+    }
+    wire.query("BEGIN").await;
+    let change = "ALTER TABLE storage.t ADD COLUMN d int";
+    superuser.batch_execute(change).await.unwrap();
+    let heard = hold(&mut wire, "P | SELECT * FROM storage.t\nB\nE\nS\nwait Z\nQ ROLLBACK\nwait Z").await;
+    assert_eq!(heard.as_deref(), Ok("1 E(0A000) ZE C(ROLLBACK) ZI ZI"));
+    let heard = hold(&mut wire, unnamed).await;
+    assert_eq!(heard.as_deref(), Ok("1 2 D(1,NULL,NULL,NULL,NULL) C(SELECT 1) ZI ZI"));
+    // A change in the session's own transaction, and in the pipeline itself, is no surprise at all.
+    let script = "Q BEGIN\nP | SELECT * FROM storage.t\nB\nE\nQ ALTER TABLE storage.t DROP COLUMN d\n\
+                  P | SELECT * FROM storage.t\nB\nE\nS\nQ ROLLBACK\nP | SELECT * FROM storage.t\nB\nE\nS";
+    let heard = hold(&mut wire, script).await;
+    let row = "D(1,NULL,NULL,NULL,NULL) C(SELECT 1)";
+    let expected = format!(
+        "C(BEGIN) ZT 1 2 {row} C(ALTER TABLE) ZT 1 2 D(1,NULL,NULL,NULL) C(SELECT 1) ZT C(ROLLBACK) ZI 1 2 {row} ZI ZI"
+    );
+    assert_eq!(heard, Ok(expected));
+}
+
+/// The same text means another table under another search path, also on a connection that both sessions use.
+#[tokio::test]
+async fn the_same_text_under_another_search_path() {
+    let stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    let superuser = workspace.superuser().await;
+    let tables = "CREATE TABLE storage.things (a int); INSERT INTO storage.things VALUES (1); \
+                  CREATE TABLE dl_resolved.things (b text); INSERT INTO dl_resolved.things VALUES ('resolved'); \
+                  GRANT SELECT ON storage.things, dl_resolved.things TO PUBLIC";
+    superuser.batch_execute(tables).await.unwrap();
+    let (mut one, mut two) = (Wire::login(&credentials).await, Wire::login(&credentials).await);
+    assert_eq!(tags(&one.query("SET search_path = storage").await), "CZ");
+    assert_eq!(tags(&two.query("SET search_path = dl_resolved").await), "CZ");
+    for name in ["", "s"] {
+        for round in 0..4 {
+            for (wire, row) in [(&mut one, "1"), (&mut two, "resolved")] {
+                let close = if round > 0 { format!("CS {name}\n") } else { String::new() };
+                let script = format!("{close}P {name} | SELECT * FROM things\nB | {name}\nE\nS");
+                let heard = hold(wire, &script).await.map(|heard| heard.trim_start_matches("3 ").to_owned());
+                assert_eq!(heard, Ok(format!("1 2 D({row}) C(SELECT 1) ZI ZI")), "{name:?}, round {round}");
+            }
+        }
+    }
+    // Also for the time of a transaction.
+    let local = "Q BEGIN\nQ SET LOCAL search_path = dl_resolved\nP | SELECT * FROM things\nB\nE\nS\nQ COMMIT\n\
+                 P | SELECT * FROM things\nB\nE\nS";
+    let heard = hold(&mut one, local).await;
+    let expected = "C(BEGIN) ZT C(SET) ZT 1 2 D(resolved) C(SELECT 1) ZT C(COMMIT) ZI 1 2 D(1) C(SELECT 1) ZI ZI";
+    assert_eq!(heard.as_deref(), Ok(expected));
+}
+
+/// What the server was asked to parse, by its own log.
+fn parsed(log: &str, mark: &str) -> (usize, usize) {
+    let parses = || log.lines().filter(|line| line.contains(" parse ") && line.contains(mark));
+    let unnamed = parses().filter(|line| line.contains(" parse <unnamed>: ")).count();
+    (unnamed, parses().count() - unnamed)
+}
+
+/// An unnamed statement that comes again is parsed once more, under a name, and then no more; one that does not is not
+/// kept in the server's memory.
+#[tokio::test]
+async fn an_unnamed_statement_that_comes_again_is_parsed_no_more() {
+    let mut stack = Stack::private(Options::default().proxy("pool.size_max", 1)).await;
+    let settings = [("log_min_duration_statement", "0")];
+    stack.cluster().reload(&settings, "host all all 127.0.0.1/32 scram-sha-256").await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let (mut wire, client) = (Wire::login(&credentials).await, credentials.connect().await);
+    for round in 0..20_i32 {
+        let script = format!("P | SELECT $1::int + 1 AS mark_a\nB | | {round}\nDP\nE\nS");
+        let heard = hold(&mut wire, &script).await;
+        assert_eq!(heard, Ok(format!("1 2 T D({}) C(SELECT 1) ZI ZI", round + 1)));
+        // With the types of the parameters given, it is another statement.
+        let types = [(&round as &(dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::types::Type::INT4)];
+        let rows = client.query_typed("SELECT $1 + 1 AS mark_b", &types).await.unwrap();
+        assert_eq!(rows[0].get::<_, i32>(0), round + 1);
+        let heard = hold(&mut wire, &format!("P | SELECT {round} AS mark_c\nB\nE\nS")).await;
+        assert_eq!(heard, Ok(format!("1 2 D({round}) C(SELECT 1) ZI ZI")));
+    }
+    let log = stack.log("postgres");
+    for (mark, expected) in [("mark_a", (1, 1)), ("mark_b", (1, 1)), ("mark_c", (20, 0))] {
+        assert_eq!(parsed(&log, mark), expected, "{mark}");
+    }
+    let executed = log.lines().filter(|line| line.contains(" execute ") && line.contains("mark_a")).count();
+    assert_eq!(executed, 20);
+    // What a session says is an error of its own statement, kept or not; a dropped table is gone for everybody.
+    wire.query("CREATE TABLE storage.gone (id int)").await;
+    for _ in 0..3 {
+        let heard = hold(&mut wire, "P | SELECT * FROM storage.gone\nB\nE\nS").await;
+        assert_eq!(heard.as_deref(), Ok("1 2 C(SELECT 0) ZI ZI"));
+    }
+    wire.query("DROP TABLE storage.gone").await;
+    for _ in 0..3 {
+        let heard = hold(&mut wire, "P | SELECT * FROM storage.gone\nB\nE\nS").await;
+        assert_eq!(heard.as_deref(), Ok("E(42P01) ZI ZI"));
+    }
+    // Closing a portal closes no statement, and leaving in the middle leaves nothing behind (P29).
+    let heard = hold(&mut wire, "P s | SELECT 7\nB p | s\nCP p\nB p | s\nE p\nCP p\nS\nB | s\nE\nS").await;
+    assert_eq!(heard.as_deref(), Ok("1 2 3 2 D(7) C(SELECT 1) 3 ZI 2 D(7) C(SELECT 1) ZI ZI"));
+    for last in ["P | SELECT $1::int + 1 AS mark_a", "B | | 1", "E"] {
+        let mut leaves = Wire::login(&credentials).await;
+        for line in ["P | SELECT $1::int + 1 AS mark_a", "B | | 1", "E"] {
+            leaves.send(&portcullis_tests::script::bytes(line)).await.unwrap();
+            if line == last {
+                break;
+            }
+        }
+        drop(leaves);
+        let heard = within(PATIENCE, last, hold(&mut wire, "P | SELECT $1::int + 1 AS mark_a\nB | | 1\nE\nS")).await;
+        assert_eq!(heard.as_deref(), Ok("1 2 D(2) C(SELECT 1) ZI ZI"), "{last}");
+    }
+}
+
+/// ODBC uses a name again behind an error without waiting for it: the name is free, since its first use has failed (P42).
+#[tokio::test]
+async fn a_name_is_used_again_behind_an_error() {
+    let stack = Stack::shared().await;
+    let workspace = stack.workspace("storage").await;
+    let credentials = workspace.reveal("customer_db").await;
+    for (script, expected) in [
+        ("P s | SELECT * FROM storage.none\nS\nP s | SELECT 2\nB | s\nE\nS", "E(42P01) ZI 1 2 D(2) C(SELECT 1) ZI ZI"),
+        ("P s | SELECT 1/0\nB | s\nE\nS\nP s | SELECT 2\nS", "1 E(22012) ZI E(42P05) ZI ZI"),
+        (
+            "P a | SELECT 1/0\nB | a\nE\nP s | SELECT 1\nS\nP s | SELECT 2\nB | s\nE\nS",
+            "1 E(22012) ZI 1 2 D(2) C(SELECT 1) ZI ZI",
+        ),
+        (
+            "Q PREPARE s AS SELECT * FROM storage.none\nP s | SELECT 2\nB | s\nE\nS",
+            "E(42P01) ZI 1 2 D(2) C(SELECT 1) ZI ZI",
+        ),
+        ("P s | SELECT 1\nS\nP s | SELECT 2\nS", "1 ZI E(42P05) ZI ZI"),
+    ] {
+        let mut direct = workspace.backend_wire("customer_db").await;
+        let as_postgresql = within(PATIENCE, script, hold(&mut direct, script)).await;
+        assert_eq!(as_postgresql.as_deref(), Ok(expected), "PostgreSQL itself: {script}");
+        let heard = within(PATIENCE, script, hold(&mut Wire::login(&credentials).await, script)).await;
+        assert_eq!(heard.as_deref(), Ok(expected), "{script}");
     }
 }
 

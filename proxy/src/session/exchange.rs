@@ -15,6 +15,7 @@
 
 mod client;
 mod cut;
+mod repeat;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -135,6 +136,8 @@ pub struct ExchangeLimits {
     pub prepared_statements_max: usize,
     /// The policy gives each session a connection of its own.
     pub session_pooling: bool,
+    /// An unnamed statement that comes again is kept prepared.
+    pub keeps_unnamed: bool,
 }
 
 /// What the conversation needs to know of the moment: who judges, and how old the schema is.
@@ -182,6 +185,11 @@ pub struct Exchange {
     pin: Option<&'static str>,
     tainted: bool,
     schema_changed: bool,
+    /// The search path or the schema changes in the transaction at hand, or may: what is prepared now is not shared.
+    in_doubt: bool,
+    /// How many statements were prepared while in doubt.
+    doubts: u64,
+    repeat: repeat::Repeat,
     head_since: Instant,
 }
 
@@ -213,13 +221,16 @@ impl Exchange {
             pin: None,
             tainted: false,
             schema_changed: false,
+            in_doubt: false,
+            doubts: 0,
+            repeat: repeat::Repeat::default(),
             head_since: Instant::now(),
         }
     }
 
     /// Whether the server owes nothing and no pipeline is open.
     pub fn is_quiet(&self) -> bool {
-        self.pending.is_empty() && !self.open_pipeline
+        self.pending.is_empty() && !self.open_pipeline && !self.must_repeat()
     }
 
     /// Whether so many answers are outstanding that the client's next message has to wait. It waits until half of them
@@ -265,7 +276,12 @@ impl Exchange {
 
     /// Whether the server is working for this session, and since when on the statement at hand.
     pub fn working_since(&self) -> Option<Instant> {
-        (!self.pending.is_empty()).then_some(self.head_since)
+        (!self.pending.is_empty() && !self.holds_one_answer()).then_some(self.head_since)
+    }
+
+    /// Whether all that is owed is one answer of the proxy's own, which goes out with the next that the server gives.
+    fn holds_one_answer(&self) -> bool {
+        self.pending.len() == 1 && matches!(self.pending.front(), Some(Expect::Local { .. }))
     }
 
     /// Whether what ran since the last call left something on the connection that the next session must not meet.

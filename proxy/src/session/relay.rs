@@ -95,6 +95,7 @@ impl Relay {
         let limits = ExchangeLimits {
             prepared_statements_max: gate.config.limits.prepared_statements_max,
             session_pooling: route.role().session_pooling(),
+            keeps_unnamed: gate.config.pool.keep_unnamed_statements,
         };
         let now = Instant::now();
         let timer_at = now + Duration::from_secs(3600);

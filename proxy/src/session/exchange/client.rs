@@ -8,6 +8,7 @@ use portcullis_wire::backend::encode as reply;
 use portcullis_wire::frontend::{Frontend, Target};
 use portcullis_wire::{ErrorMessage, Frame, SqlState, TransactionStatus};
 
+use super::server::changes_schema;
 use super::{CopyIn, Exchange, Expect, LocalCommand, Portal, Refusal, Slot, Surroundings, Undo};
 use crate::prepared::Statement;
 use crate::session::end::SessionEnd;
@@ -42,6 +43,8 @@ pub enum Message {
     },
     /// Bind, Describe, Execute, Close, Sync or Flush: no SQL in it.
     Other(Frame),
+    /// What was sent last, once more: see [`Exchange::must_repeat`].
+    Repeat,
 }
 
 /// What became of a message.
@@ -107,7 +110,16 @@ impl Exchange {
                 self.refuse(error, Protocol::Extended, upstream, out)
             }
             Message::Parse { name, permit, types } => self.parse(name, permit, types, upstream, out, around),
-            Message::Other(frame) => self.other(frame, upstream, out, around),
+            Message::Repeat => self.repeat(upstream, out, around),
+            Message::Other(frame) => {
+                let status = upstream.as_ref().map(|upstream| upstream.status);
+                let sent = frame.clone();
+                let performed = self.other(frame, upstream, out, around);
+                if let (Performed::Done, Some(status)) = (&performed, status) {
+                    self.note_sent(sent, status);
+                }
+                performed
+            }
         }
     }
 
@@ -128,6 +140,7 @@ impl Exchange {
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Query(permit)) };
         self.bring_settings(upstream);
         self.prepare_for(&permit, upstream);
+        self.spoil_repeat();
         upstream.outgoing.query(&permit);
         // https://www.postgresql.org/docs/current/protocol-flow.html: a simple Query destroys the unnamed statement.
         upstream.prepared.set_unnamed(None);
@@ -199,6 +212,7 @@ impl Exchange {
             // A column's default may have used a sequence.
             upstream.sequences_of = Some(self.session);
         }
+        self.in_doubt |= changes_schema(permit.command()) || permit.effects().iter().any(changes_path);
         for effect in permit.effects() {
             match effect {
                 Effect::Pin(reason) => self.pin = Some(reason.as_str()),
@@ -249,6 +263,10 @@ impl Exchange {
         around: &Surroundings<'_>,
     ) -> Performed {
         if !name.is_empty() && (self.statements.contains_key(&name) || self.sql_prepared.contains_key(&name)) {
+            // Whoever made the name may fail yet, and what comes behind the Sync must not believe him.
+            if self.something_may_fail_before() {
+                return Performed::Later(Message::Parse { name, permit, types });
+            }
             return self.refuse(duplicate(&name), Protocol::Extended, upstream, out);
         }
         if let Some(error) = self.no_room_for(&name, &permit) {
@@ -264,21 +282,45 @@ impl Exchange {
             return Performed::Done;
         }
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Parse { name, permit, types }) };
+        self.spoil_repeat_unless_first();
         self.bring_settings(upstream);
-        let statement = Arc::new(Statement { permit, types, judged_by: around.policy.clone() });
+        let statement = Arc::new(Statement::new(permit, types, around.policy.clone(), self.path()));
         let undo = Undo::Statement(name.clone(), self.statements.get(&name).cloned());
-        if name.is_empty() {
+        // In a failed transaction the server has something to say to a Parse, and whether it has failed may not be known yet.
+        let undecided = failed || (name.is_empty() && self.something_may_fail_before());
+        let known = upstream.prepared.name_of(&statement, around.schema_epoch).is_some();
+        if known && !undecided {
+            self.answer_with_the_next(reply::parse_complete, undo, out);
+        } else if !name.is_empty() {
+            self.prepare_named(&statement, true, undo, upstream, around);
+        } else {
             // The server drops its unnamed statement before it looks at the new one.
             let undo = Undo::Statement(name.clone(), None);
-            self.send_parse("", &statement, true, undo, upstream);
-            upstream.prepared.set_unnamed(Some(statement.clone()));
-        } else if upstream.prepared.name_of(&statement, around.schema_epoch).is_some() {
-            self.answer_in_place(reply::parse_complete, undo, out);
-        } else {
-            self.prepare_named(&statement, true, undo, upstream, around);
+            let keep = self.limits.keeps_unnamed && !failed && !self.in_doubt && statement.may_be_named();
+            if keep && !known && upstream.prepared.comes_again(&statement) {
+                self.prepare_named(&statement, true, undo, upstream, around);
+            } else {
+                self.send_parse("", &statement, true, undo, upstream);
+                upstream.prepared.set_unnamed(Some(statement.clone()));
+            }
         }
         self.statements.insert(name, Slot::Statement(statement));
         Performed::Done
+    }
+
+    /// Whether a pipeline or Query is on its way whose end is not known; what follows it is not skipped with it.
+    fn something_may_fail_before(&self) -> bool {
+        self.pending.iter().any(|expect| matches!(expect, Expect::Sync { .. } | Expect::Query { .. }))
+    }
+
+    /// What a statement's names are found by. While the search path, or what it leads to, is changing, nobody else's
+    /// statement can be the same.
+    fn path(&mut self) -> Option<Arc<str>> {
+        if self.in_doubt {
+            self.doubts += 1;
+            return Some(format!("{}, {}", self.session, self.doubts).into());
+        }
+        self.settings.desired().get("search_path").map(|path| path.as_str().into())
     }
 
     /// The unnamed statement needs no room: each takes the place of the one before.
@@ -332,7 +374,7 @@ impl Exchange {
         self.expect(Expect::Parse { visible, named: !name.is_empty(), statement: statement.clone(), undo });
     }
 
-    fn other(
+    pub(super) fn other(
         &mut self,
         frame: Frame,
         upstream: Option<&mut UpstreamState>,
@@ -349,6 +391,9 @@ impl Exchange {
                 Performed::Done
             }
             Frontend::Flush => {
+                if self.holds_one_answer() {
+                    self.give_local_answers(out);
+                }
                 if let Some(upstream) = upstream.filter(|_| self.open_pipeline) {
                     upstream.outgoing.flush();
                 }
@@ -479,8 +524,8 @@ impl Exchange {
             return Ok(statement);
         }
         let permit = (around.rejudge)(&statement)?;
-        let fresh = Statement { permit, types: statement.types.clone(), judged_by: around.policy.clone() };
-        let fresh = Arc::new(fresh);
+        let (types, path) = (statement.types.clone(), statement.path.clone());
+        let fresh = Arc::new(Statement::new(permit, types, around.policy.clone(), path));
         self.statements.insert(name.to_owned(), Slot::Statement(fresh.clone()));
         Ok(fresh)
     }
@@ -498,6 +543,9 @@ impl Exchange {
         let Some(statement) = statement else { return name.into() };
         if name.is_empty() {
             if !upstream.prepared.unnamed().is_some_and(|unnamed| Arc::ptr_eq(unnamed, statement)) {
+                if let Some(upstream_name) = upstream.prepared.any_name_of(statement) {
+                    return upstream_name;
+                }
                 self.send_parse("", statement, false, Undo::Nothing, upstream);
                 upstream.prepared.set_unnamed(Some(statement.clone()));
             }
@@ -606,8 +654,23 @@ impl Exchange {
         Performed::Done
     }
 
+    /// The proxy's own answer to a message of a pipeline, which the client hears when it hears the server's next: no
+    /// earlier than PostgreSQL would say it, and without a write of its own.
+    fn answer_with_the_next(&mut self, encode: impl FnOnce(&mut BytesMut), undo: Undo, out: &mut BytesMut) {
+        if self.holds_one_answer() {
+            self.give_local_answers(out);
+        }
+        let mut bytes = BytesMut::new();
+        encode(&mut bytes);
+        self.open_pipeline = true;
+        self.expect(Expect::Local { reply: bytes.freeze(), undo });
+    }
+
     /// The proxy's own answer, at its place in the order.
     fn answer_in_place(&mut self, encode: impl FnOnce(&mut BytesMut), undo: Undo, out: &mut BytesMut) {
+        if self.holds_one_answer() {
+            self.give_local_answers(out);
+        }
         if self.pending.is_empty() {
             encode(out);
             return;
@@ -628,6 +691,7 @@ impl Exchange {
         let idle = upstream.as_ref().is_none_or(|upstream| upstream.status == TransactionStatus::Idle);
         match upstream {
             Some(upstream) if !(self.is_quiet() && idle) => {
+                self.spoil_repeat();
                 let Some(token) = RefusalToken::new() else { return Performed::Broken(SessionEnd::NoRandom) };
                 let refusal = Refusal { token, error };
                 if protocol == Protocol::Simple {
@@ -673,6 +737,15 @@ enum OwnAnswer {
     EmptyQuery,
     DiscardAll,
     Deallocate(LocalCommand),
+}
+
+/// Whether the search path may be another one from here on.
+fn changes_path(effect: &Effect) -> bool {
+    match effect {
+        Effect::Set { name, .. } | Effect::SetBound { name, .. } | Effect::Reset { name } => name == "search_path",
+        Effect::ResetAll | Effect::DiscardAll => true,
+        _ => false,
+    }
 }
 
 fn duplicate(name: &str) -> Box<ErrorMessage> {

@@ -40,6 +40,9 @@ impl Exchange {
         upstream: &mut UpstreamState,
         out: &mut BytesMut,
     ) -> Result<Handled, SessionEnd> {
+        if self.local_answers_wait() {
+            self.give_local_answers(out);
+        }
         match tag {
             b'S' => self.parameter_status(body, upstream),
             b'N' => Ok(self.unless_own(Handled::Forward)),
@@ -68,6 +71,10 @@ impl Exchange {
             _ => {}
         }
         let Some(head) = self.pending.front_mut() else { return Err(SessionEnd::UpstreamMessage(tag)) };
+        if !matches!(head, Expect::Parse { .. } | Expect::Settings | Expect::Close { visible: false, .. }) {
+            // The client hears of something that must not happen twice.
+            self.repeat.spoil();
+        }
         let handled = match (head, tag) {
             (Expect::Settings, _) => return Ok(Handled::Swallowed),
             (Expect::Query { permit, completed, .. }, b'C' | b'I') => {
@@ -138,7 +145,7 @@ impl Exchange {
         matches!(self.pending.front(), Some(Expect::Local { .. }))
     }
 
-    fn give_local_answers(&mut self, out: &mut BytesMut) {
+    pub(super) fn give_local_answers(&mut self, out: &mut BytesMut) {
         while let Some(Expect::Local { reply, .. }) = self.pending.front() {
             out.extend_from_slice(reply);
             self.pending.pop_front();
@@ -211,7 +218,11 @@ impl Exchange {
             return Err(SessionEnd::Setting(Box::new(ErrorMessage::fatal(code, text))));
         }
         if of_pipeline {
+            let stale_plan = is_stale_plan(&fields);
             self.unwind(&fields, upstream);
+            if stale_plan && ours.is_none() && self.heal(upstream) {
+                return Ok(Handled::Swallowed);
+            }
         } else if let Some(Expect::Query { permit: Some(permit), completed, .. }) = self.pending.front() {
             let (permit, completed) = (permit.clone(), *completed);
             self.has_not_run(&permit, completed);
@@ -249,7 +260,7 @@ impl Exchange {
 
     /// The server skips up to Sync: what was sent in between has not happened.
     fn unwind(&mut self, fields: &ErrorFields<'_>, upstream: &mut UpstreamState) {
-        let stale_plan = fields.code() == Some("0A000") && fields.message() == Some(STALE_PLAN);
+        let stale_plan = is_stale_plan(fields);
         // Whoever changed the schema did it around the gate, or in a hurry: the other connections' plans are as old.
         self.schema_changed |= stale_plan;
         let mut skipped = Vec::new();
@@ -271,10 +282,10 @@ impl Exchange {
                     }
                     self.take_back(undo);
                 }
-                Expect::Describe { statement: Some(statement) } if stale_plan => upstream.prepared.forget(&statement),
+                Expect::Describe { statement: Some(statement) } if stale_plan => upstream.prepared.outdate(&statement),
                 Expect::Execute { statement: Some(statement), .. } => {
                     if stale_plan {
-                        upstream.prepared.forget(&statement);
+                        upstream.prepared.outdate(&statement);
                     }
                     self.has_not_run(&statement.permit, 0);
                 }
@@ -286,7 +297,7 @@ impl Exchange {
                         && let Undo::Portal(name, _) = &undo
                         && let Some(Portal::Bound(statement)) = self.portals.get(name)
                     {
-                        upstream.prepared.forget(statement);
+                        upstream.prepared.outdate(statement);
                     }
                     self.take_back(undo);
                 }
@@ -336,6 +347,9 @@ impl Exchange {
             Some(Expect::Query { .. } | Expect::FailTransaction) => {}
             _ => return Err(SessionEnd::UpstreamMessage(b'Z')),
         }
+        if self.ready_to_repeat() {
+            return Ok(Handled::Swallowed);
+        }
         self.cut = None;
         if self.fail_transaction(status, upstream)? {
             return Ok(Handled::Swallowed);
@@ -347,6 +361,7 @@ impl Exchange {
         }
         if status == TransactionStatus::Idle {
             self.transaction_ended(upstream);
+            self.in_doubt &= !self.pending.is_empty();
         }
         self.failed = false;
         if self.local_answers_wait() {
@@ -446,6 +461,10 @@ fn put_frame(out: &mut BytesMut, tag: u8, body: &[u8]) {
     out.put_slice(body);
 }
 
+fn is_stale_plan(fields: &ErrorFields<'_>) -> bool {
+    fields.code() == Some("0A000") && fields.message() == Some(STALE_PLAN)
+}
+
 /// PostgreSQL's words when a prepared statement's result type has changed under it.
 const STALE_PLAN: &str = "cached plan must not change result type";
 
@@ -455,7 +474,7 @@ pub(in crate::session) fn hidden_parameter(name: &str) -> bool {
 }
 
 /// Whether a command of this kind can change what a prepared statement returns.
-fn changes_schema(kind: Kind) -> bool {
+pub(super) fn changes_schema(kind: Kind) -> bool {
     let name = kind.name();
     name.starts_with("ALTER ") || name.starts_with("DROP ") || name.starts_with("CREATE ")
 }

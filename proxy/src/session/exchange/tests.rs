@@ -32,7 +32,7 @@ impl Talk {
 
     fn with(upstream: UpstreamState) -> Self {
         let role = Policy::parse(STORAGE).unwrap().kind("customer_db").unwrap().clone();
-        let limits = ExchangeLimits { prepared_statements_max: 3, session_pooling: false };
+        let limits = ExchangeLimits { prepared_statements_max: 3, session_pooling: false, keeps_unnamed: true };
         let exchange = Exchange::new(limits, 1, Values::new(), Reported::default());
         Self { exchange, upstream: Some(upstream), role, limits: ResultLimits::default(), to_client: BytesMut::new() }
     }
@@ -569,4 +569,142 @@ fn what_stands_behind_a_cut_and_cannot_be_taken_back_ends_the_session() {
     talk.parse("", "SELECT 1").bind("").execute().execute().sync();
     talk.server(|out| out.put_slice(b"1\0\0\0\x042\0\0\0\x04")).rows(3);
     assert!(matches!(ends(&mut talk), Err(SessionEnd::ResultCut(_))));
+}
+
+const STALE: &str = "cached plan must not change result type";
+
+impl Talk {
+    /// A statement that the connection has prepared under a name, as the client's unnamed one.
+    fn kept(sql: &str) -> (Self, String) {
+        let mut talk = Self::new();
+        for _ in 0..2 {
+            talk.parse("", sql).run("");
+            talk.server(|out| {
+                reply::parse_complete(out);
+                reply::bind_complete(out);
+                reply::command_complete(out, "SELECT 0");
+                reply::ready_for_query(out, Idle);
+            });
+            assert_eq!(talk.heard(), "1 2 C(SELECT 0) ZI");
+        }
+        let sent = talk.sent();
+        let name = sent.rsplit("B(").next().unwrap().split(')').next().unwrap().to_owned();
+        assert!(sent.starts_with(&format!("P(,{sql}) B() E S P({name},{sql})")) && !name.is_empty(), "{sent}");
+        (talk, name)
+    }
+
+    fn answers(&mut self, write: impl FnOnce(&mut BytesMut)) -> String {
+        self.server(write).heard()
+    }
+}
+
+#[test]
+fn an_unnamed_statement_that_comes_again_is_kept() {
+    let (mut talk, name) = Talk::kept("SELECT 1");
+    // From now on nothing is parsed. The answer to Parse comes with the server's next, not before.
+    talk.parse("", "SELECT 1");
+    assert_eq!((talk.heard().as_str(), talk.sent().as_str()), ("", ""));
+    assert!(talk.exchange.working_since().is_none() && !talk.exchange.is_quiet());
+    assert_eq!(talk.bind("").execute().sync().sent(), format!("B({name}) E S"));
+    assert_eq!(talk.answers(reply::bind_complete), "1 2");
+    talk.done("SELECT 0").ready(Idle).heard();
+    // A Flush asks for it.
+    talk.parse("", "SELECT 1").client(encode::flush);
+    assert_eq!(talk.heard(), "1");
+    talk.sync().sent();
+    assert_eq!(talk.answers(|out| reply::ready_for_query(out, Idle)), "ZI");
+    // A Sync behind it, and many of them in a row.
+    talk.parse("", "SELECT 1").parse("", "SELECT 1").parse("", "SELECT 1").sync();
+    assert_eq!(talk.heard(), "1 1");
+    assert_eq!(talk.answers(|out| reply::ready_for_query(out, Idle)), "1 ZI");
+    assert!(talk.exchange.is_quiet());
+    // What comes once is not kept, nor what is in a transaction that changes where names lead.
+    talk.sent();
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction);
+    talk.query("SET LOCAL search_path = storage").done("SET").ready(InTransaction);
+    talk.sent();
+    for _ in 0..3 {
+        assert_eq!(talk.parse("", "SELECT 1").sent(), "P(,SELECT 1)");
+        talk.sync();
+        talk.server(|out| {
+            reply::parse_complete(out);
+            reply::ready_for_query(out, InTransaction);
+        });
+        talk.sent();
+    }
+}
+
+#[test]
+fn a_plan_that_a_changed_table_has_made_stale_is_healed() {
+    for sync_first in [true, false] {
+        let (mut talk, name) = Talk::kept("SELECT * FROM storage.t");
+        talk.parse("", "SELECT * FROM storage.t").bind("").execute();
+        if sync_first {
+            talk.sync();
+        }
+        talk.sent();
+        assert_eq!(talk.fails(SqlState::FEATURE_NOT_SUPPORTED, STALE).heard(), "1");
+        assert!(talk.exchange.awaits_repeat() && talk.exchange.take_schema_change());
+        talk.ready(Idle);
+        assert!(talk.exchange.must_repeat() && !talk.exchange.is_quiet());
+        assert!(matches!(talk.perform(Message::Repeat), Performed::Done));
+        if !sync_first {
+            assert_eq!(talk.sent(), "S P(,SELECT * FROM storage.t) B() E");
+            talk.sync();
+            assert_eq!(talk.sent(), "S");
+        } else {
+            assert_eq!(talk.sent(), "P(,SELECT * FROM storage.t) B() E S");
+        }
+        let heard = talk.answers(|out| {
+            reply::parse_complete(out);
+            reply::bind_complete(out);
+            reply::command_complete(out, "SELECT 1");
+            reply::ready_for_query(out, Idle);
+        });
+        assert_eq!(heard, "2 C(SELECT 1) ZI");
+        assert!(talk.exchange.is_quiet());
+        // The stale one makes room when the next is prepared.
+        talk.parse("", "SELECT * FROM storage.t");
+        assert!(talk.sent().starts_with(&format!("C({name}) P(")), "{name}");
+    }
+}
+
+#[test]
+fn a_stale_plan_behind_something_that_has_happened_is_an_error() {
+    // In a transaction.
+    let (mut talk, _) = Talk::kept("SELECT * FROM storage.t");
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction).heard();
+    talk.parse("", "SELECT * FROM storage.t").run("");
+    let heard = talk.fails(SqlState::FEATURE_NOT_SUPPORTED, STALE).ready(Failed).heard();
+    assert_eq!(heard, format!("1 E({STALE}) ZE"));
+    // Behind a statement of the same pipeline, whose rows the client has.
+    let (mut talk, _) = Talk::kept("SELECT * FROM storage.t");
+    talk.parse("a", "SELECT 1").bind("a").execute();
+    talk.parse("", "SELECT * FROM storage.t").run("");
+    let heard = talk.answers(|out| {
+        reply::parse_complete(out);
+        reply::bind_complete(out);
+        reply::command_complete(out, "SELECT 1");
+        ErrorMessage::error(SqlState::FEATURE_NOT_SUPPORTED, STALE).encode_error(out);
+        reply::ready_for_query(out, Idle);
+    });
+    assert_eq!(heard, format!("1 2 C(SELECT 1) 1 E({STALE}) ZI"));
+    // With another pipeline on its way behind it.
+    let (mut talk, _) = Talk::kept("SELECT * FROM storage.t");
+    talk.parse("", "SELECT * FROM storage.t").run("").run("");
+    let heard = talk.fails(SqlState::FEATURE_NOT_SUPPORTED, STALE).ready(Idle).heard();
+    assert_eq!(heard, format!("1 E({STALE}) ZI"));
+    assert!(!talk.exchange.must_repeat());
+}
+
+#[test]
+fn a_name_whose_first_use_may_have_failed_is_not_in_use_yet() {
+    let mut talk = Talk::new();
+    talk.parse("s", "SELECT 1").sync();
+    let statement = talk.judged(Surface::Parse, "SELECT 2").unwrap();
+    let again = Message::Parse { name: "s".into(), permit: statement, types: vec![0, 0] };
+    let Performed::Later(again) = talk.perform(again) else { panic!("it has to wait") };
+    talk.fails(SqlState::SYNTAX_ERROR, "no").ready(Idle).heard();
+    assert!(matches!(talk.perform(again), Performed::Done));
+    assert!(talk.sent().ends_with("SELECT 2)"));
 }

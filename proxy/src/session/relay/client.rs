@@ -62,6 +62,16 @@ impl Relay {
                 self.judging = None;
                 self.message = Some(message);
             }
+            if self.exchange.awaits_repeat() {
+                return Ok(moved);
+            }
+            if self.exchange.must_repeat() {
+                let next = self.message.replace(Message::Repeat);
+                self.perform()?;
+                self.message = next;
+                moved = true;
+                continue;
+            }
             if self.message.is_some() {
                 if !self.perform()? {
                     return Ok(moved);
