@@ -15,6 +15,7 @@ mod hostile;
 mod leaks;
 mod limits;
 mod memory;
+mod metrics;
 mod operate;
 mod pipelines;
 mod pitfalls;

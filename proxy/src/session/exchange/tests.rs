@@ -708,3 +708,27 @@ fn a_name_whose_first_use_may_have_failed_is_not_in_use_yet() {
     assert!(matches!(talk.perform(again), Performed::Done));
     assert!(talk.sent().ends_with("SELECT 2)"));
 }
+
+/// A session's settings reach its next connection in front of its statement, without a round trip of their own, and are
+/// not sent where the connection has them already.
+#[test]
+fn settings_travel_with_the_statement() {
+    let have =
+        UpstreamState { settings: [("timezone".to_owned(), "UTC".to_owned())].into(), ..UpstreamState::default() };
+    let mut talk = Talk::with(have);
+    talk.exchange.settings = Settings::new([("timezone".to_owned(), "Asia/Tokyo".to_owned())].into());
+    let moved = "Q(SELECT pg_catalog.set_config('timezone', 'Asia/Tokyo', false))";
+    // Everything is on its way before the server has said a word.
+    talk.parse("", "SELECT 1").run("");
+    assert_eq!(talk.sent(), format!("{moved} P(,SELECT 1) B() E S"));
+    let heard = talk.answers(|out| {
+        reply::command_complete(out, "SELECT 1");
+        reply::ready_for_query(out, Idle);
+        reply::parse_complete(out);
+        reply::bind_complete(out);
+        reply::command_complete(out, "SELECT 1");
+        reply::ready_for_query(out, Idle);
+    });
+    assert_eq!(heard, "1 2 C(SELECT 1) ZI");
+    assert_eq!(talk.query("SELECT 2").sent(), "Q(SELECT 2)");
+}
