@@ -90,20 +90,22 @@ class Setting:
 
 
 class Window:
-    """CPU time and wall time between two moments: of the pooler, of PostgreSQL, and of everybody else on the machine."""
+    """CPU time and wall time between two moments: of the pooler, of PostgreSQL, and of everybody else on the machine.
+    Ours are `client_pid` and its children."""
 
     def __init__(self, setting, peer, client_pid):
         self._setting, self._peer, self._client_pid = setting, peer, client_pid
         self._from = self._read()
 
     def end(self):
-        """Seconds since the window opened: (wall, pooler, PostgreSQL, others)."""
+        """Since the window opened, seconds: (wall, pooler, PostgreSQL), and what part of the machine others have used."""
         wall, pooler, postgres, client, machine = (now - then for now, then in zip(self._read(), self._from))
-        return wall, pooler, postgres, machine - pooler - postgres - client
+        others = (machine - pooler - postgres - client) / wall / os.cpu_count()
+        return wall, pooler, postgres, min(max(0.0, others), 1.0)
 
     def _read(self):
         return (time.monotonic(), self._peer.cpu_seconds(), self._setting.postgres_seconds(),
-                processes.cpu_seconds(self._client_pid), processes.machine_cpu_seconds())
+                processes.tree_cpu_seconds(self._client_pid), processes.machine_cpu_seconds())
 
 
 # ── pgbench ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,12 +159,12 @@ def pgbench(setting, peer, script, mode, clients):
 def transaction_costs(window, transactions, seconds):
     if transactions <= 0:
         raise RuntimeError("no transaction ended in the window")
-    wall, pooler, postgres, others = window
+    _wall, pooler, postgres, others = window
     return {
         "tps": transactions / seconds,
         "pooler_us": pooler / transactions * 1e6,
         "postgres_us": postgres / transactions * 1e6,
-        "others": max(0.0, others / wall / os.cpu_count()),
+        "others": others,
     }
 
 
@@ -188,17 +190,21 @@ def measure_latency(setting, peer, mode, clients):
     with tempfile.TemporaryDirectory() as directory:
         command = [setting.pgbench, "-n", "-b", "select-only", "-M", mode, "-c", "1", "-l", "--log-prefix=latency",
                    "-T", str(WARM_UP_SECONDS + setting.seconds)]
+        window = Window(setting, peer, os.getpid())
         done = subprocess.run(command, env=pgbench_environment(setting, peer, database), cwd=directory, check=False,
                               stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"pgbench: {done.stderr.strip()[-300:]}")
+        others = window.end()[3]
         (name,) = os.listdir(directory)
         with open(os.path.join(directory, name), encoding="ascii") as file:
             lines = [line.split() for line in file]
     # Columns: client, number, time in µs, script, and the second and microsecond at which it ended.
-    begin = int(lines[0][4]) + WARM_UP_SECONDS
-    times = sorted(int(fields[2]) for fields in lines if int(fields[4]) > begin)
-    return {f"p{part}_us": percentile(times, part) for part in (50, 90, 99)}
+    ended = [int(fields[4]) + int(fields[5]) / 1e6 for fields in lines]
+    times = sorted(int(fields[2]) for fields, at in zip(lines, ended) if at >= ended[0] + WARM_UP_SECONDS)
+    if not times:
+        raise RuntimeError("no transaction ended after the warm-up")
+    return {**{f"p{part}_us": percentile(times, part) for part in (50, 90, 99)}, "others": others}
 
 
 def percentile(ascending, part):
@@ -228,7 +234,7 @@ def measure_connect(setting, peer, _case, clients):
         window, before = Window(setting, peer, os.getpid()), sum(counts)
         time.sleep(setting.seconds)
         connects = sum(counts) - before
-        wall, pooler, postgres, _others = window.end()
+        wall, pooler, postgres, others = window.end()
     finally:
         stop.set()
         for worker in workers:
@@ -238,7 +244,8 @@ def measure_connect(setting, peer, _case, clients):
         raise RuntimeError(f"a connection failed: {errors.get()}")
     if connects == 0:
         raise RuntimeError("nobody could connect")
-    return {"connects": connects / wall, "pooler_ms": pooler / connects * 1e3, "postgres_ms": postgres / connects * 1e3}
+    return {"connects": connects / wall, "pooler_ms": pooler / connects * 1e3, "postgres_ms": postgres / connects * 1e3,
+            "others": others}
 
 
 def storm(setting, peer, counts, number, stop, errors):
@@ -262,9 +269,10 @@ def bulk(setting, peer, transfer):
         end = time.monotonic() + setting.seconds
         while time.monotonic() < end:
             moved += transfer(session)
-        wall, pooler, postgres, _others = window.end()
+        wall, pooler, postgres, others = window.end()
     megabytes = moved / 1e6
-    return {"rate": megabytes / wall, "pooler_ms": pooler / megabytes * 1e3, "postgres_ms": postgres / megabytes * 1e3}
+    return {"rate": megabytes / wall, "pooler_ms": pooler / megabytes * 1e3, "postgres_ms": postgres / megabytes * 1e3,
+            "others": others}
 
 
 def results_cases(_setting):
@@ -273,7 +281,8 @@ def results_cases(_setting):
 
 def measure_results(setting, peer, case, _clients):
     if case == "rows of 100 bytes":
-        rows, text = 300_000, "SELECT * FROM pgbench_accounts LIMIT 300000"
+        rows = min(3, setting.scale) * 100_000
+        text = f"SELECT * FROM pgbench_accounts LIMIT {rows}"
     else:
         rows, text = 10_000, "SELECT repeat('x', 8000) FROM generate_series(1, 10000)"
     return bulk(setting, peer, lambda session: session.count_result(text, f"SELECT {rows}"))
