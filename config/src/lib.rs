@@ -8,6 +8,7 @@
 //!
 //! This crate must not open sockets, start tasks or look at the database, and it never prints a secret.
 
+mod client_map;
 mod error;
 mod keys;
 mod provisioner;
@@ -16,13 +17,15 @@ mod secret;
 mod source;
 mod types;
 
+pub use client_map::{ClientAuth, ClientMapError, ClientRule, Holder, read_client_map};
 pub use error::{ConfigError, Origin, Problem};
 pub use provisioner::{
     ApiConfig, BootstrapConfig, ProjectConfig, ProvisionerCatalogConfig, ProvisionerConfig, ProvisionerKeysConfig,
     PublicConfig, ReconcileConfig, ServerConfig,
 };
 pub use proxy::{
-    AdminConfig, LimitsConfig, ListenConfig, PoolConfig, ProxyCatalogConfig, ProxyConfig, ProxyKeysConfig, TlsConfig,
+    AdminConfig, CertificateConfig, ClientCertificates, ClientCertificatesConfig, LimitsConfig, ListenConfig,
+    PoolConfig, ProxyCatalogConfig, ProxyConfig, ProxyKeysConfig, ThrottleConfig, TlsConfig,
 };
 pub use secret::Secret;
 pub use source::Environment;

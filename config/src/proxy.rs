@@ -31,6 +31,8 @@ pub struct ProxyConfig {
     pub keys: ProxyKeysConfig,
     /// Bounds on clients.
     pub limits: LimitsConfig,
+    /// Bounds on failed logins.
+    pub throttle: ThrottleConfig,
     /// Bounds on connections to PostgreSQL.
     pub pool: PoolConfig,
     /// Log lines.
@@ -46,6 +48,8 @@ pub struct ListenConfig {
     pub clients_max: usize,
     /// Connections between accept and authenticated, at once.
     pub handshakes_max: usize,
+    /// The same from one network (/24, /64).
+    pub handshakes_per_network_max: usize,
     /// A port in the clear, on loopback.
     pub plaintext_address: Option<SocketAddr>,
     /// A Unix socket, in the clear.
@@ -63,6 +67,52 @@ pub struct TlsConfig {
     pub certificate_file: PathBuf,
     /// PEM: its private key.
     pub key_file: PathBuf,
+    /// Further certificates, shown to clients that ask for one of their names (SNI).
+    pub certificates: Vec<CertificateConfig>,
+    /// What is asked of clients' certificates; none are asked for without it.
+    pub client: Option<ClientCertificatesConfig>,
+}
+
+impl TlsConfig {
+    /// One certificate, and none of clients.
+    pub fn new(certificate_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
+        let (certificate_file, key_file) = (certificate_file.into(), key_file.into());
+        Self { certificate_file, key_file, certificates: Vec::new(), client: None }
+    }
+}
+
+/// `[tls.certificates.<name>]`
+#[derive(Clone, Debug)]
+pub struct CertificateConfig {
+    /// What the operator calls it.
+    pub name: String,
+    /// PEM: the certificate and its chain. Its DNS names say when it is shown.
+    pub certificate_file: PathBuf,
+    /// PEM: its private key.
+    pub key_file: PathBuf,
+}
+
+/// `[tls]`, as far as it is about certificates of clients.
+#[derive(Clone, Debug)]
+pub struct ClientCertificatesConfig {
+    /// PEM: the authorities that may sign them.
+    pub client_ca_file: PathBuf,
+    /// Whether a client without one is turned away.
+    pub client_certificates: ClientCertificates,
+    /// PEM: certificates that were revoked.
+    pub client_crl_file: Option<PathBuf>,
+    /// Which certificates open which logins, see [`crate::read_client_map`].
+    pub client_map_file: Option<PathBuf>,
+}
+
+/// Whether a client without a certificate is turned away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Only where its login is bound to one.
+    #[default]
+    Optional,
+    /// In the TLS handshake.
+    Require,
 }
 
 /// `[admin]`
@@ -135,6 +185,17 @@ pub struct LimitsConfig {
     pub drain_timeout_ms: u64,
 }
 
+/// `[throttle]`
+#[derive(Clone, Debug)]
+pub struct ThrottleConfig {
+    /// Failed logins, and cancel requests with a wrong key, of one network (/24, /64) within the window; 0 is no limit.
+    pub failures_per_network_max: u32,
+    /// Failed logins under one user name within the window; 0 is no limit.
+    pub failures_per_login_max: u32,
+    /// The window.
+    pub failures_window_ms: u64,
+}
+
 /// `[pool]`
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
@@ -177,8 +238,8 @@ impl ProxyConfig {
         let (tls, catalog, proxy_keys) =
             (TlsConfig::read(keys), ProxyCatalogConfig::read(keys), ProxyKeysConfig::read(keys));
         let (listen, admin, limits) = (ListenConfig::read(keys), AdminConfig::read(keys), LimitsConfig::read(keys));
-        let (pool, log) = (PoolConfig::read(keys), LogConfig::read(keys));
-        Some(Self { listen, tls: tls?, admin, catalog: catalog?, keys: proxy_keys?, limits, pool, log })
+        let (throttle, pool, log) = (ThrottleConfig::read(keys), PoolConfig::read(keys), LogConfig::read(keys));
+        Some(Self { listen, tls: tls?, admin, catalog: catalog?, keys: proxy_keys?, limits, throttle, pool, log })
     }
 }
 
@@ -196,6 +257,7 @@ impl ListenConfig {
             address: listen_address(keys, "listen.address", SocketAddr::from((Ipv4Addr::LOCALHOST, 6432))),
             clients_max: keys.number("listen.clients_max", 1..=1_000_000, 10_000),
             handshakes_max: keys.number("listen.handshakes_max", 1..=100_000, 256),
+            handshakes_per_network_max: keys.number("listen.handshakes_per_network_max", 1..=100_000, 128),
             plaintext_address: keys.parsed("listen.plaintext_address", LOOPBACK, |text| {
                 text.parse().ok().filter(|address: &SocketAddr| address.ip().to_canonical().is_loopback())
             }),
@@ -214,7 +276,39 @@ impl TlsConfig {
         let certificate_file = keys.required("tls.certificate_file", certificate_file);
         let key_file = keys.file("tls.key_file");
         let key_file = keys.required("tls.key_file", key_file);
-        Some(Self { certificate_file: certificate_file?, key_file: key_file? })
+        let names = keys.names_below("tls.certificates");
+        let certificates: Vec<_> = names.into_iter().map(|name| CertificateConfig::read(keys, name)).collect();
+        let client = ClientCertificatesConfig::read(keys);
+        let certificates = certificates.into_iter().collect::<Option<_>>();
+        Some(Self { certificate_file: certificate_file?, key_file: key_file?, certificates: certificates?, client })
+    }
+}
+
+impl CertificateConfig {
+    fn read(keys: &mut Keys, name: String) -> Option<Self> {
+        let mut file = |what: &str| {
+            let key = format!("tls.certificates.{name}.{what}");
+            let file = keys.file(&key);
+            keys.required(&key, file)
+        };
+        let (certificate_file, key_file) = (file("certificate_file"), file("key_file"));
+        Some(Self { name, certificate_file: certificate_file?, key_file: key_file? })
+    }
+}
+
+impl ClientCertificatesConfig {
+    fn read(keys: &mut Keys) -> Option<Self> {
+        let client_ca_file = keys.file("tls.client_ca_file");
+        let client_certificates = keys.parsed("tls.client_certificates", "optional or require", |text| match text {
+            "optional" => Some(ClientCertificates::Optional),
+            "require" => Some(ClientCertificates::Require),
+            _ => None,
+        });
+        let (client_crl_file, client_map_file) = (keys.file("tls.client_crl_file"), keys.file("tls.client_map_file"));
+        let asks = client_certificates.is_some() || client_crl_file.is_some() || client_map_file.is_some();
+        let client_ca_file = if asks { keys.required("tls.client_ca_file", client_ca_file) } else { client_ca_file };
+        let client_certificates = client_certificates.unwrap_or_default();
+        Some(Self { client_ca_file: client_ca_file?, client_certificates, client_crl_file, client_map_file })
     }
 }
 
@@ -269,6 +363,16 @@ impl LimitsConfig {
             prepared_statements_max: keys.number("limits.prepared_statements_max", 1..=100_000, 1024),
             max_connections_default: keys.number("limits.max_connections_default", 1..=100_000, 100),
             drain_timeout_ms: keys.number("limits.drain_timeout_ms", 0..=3_600_000, 30_000),
+        }
+    }
+}
+
+impl ThrottleConfig {
+    fn read(keys: &mut Keys) -> Self {
+        Self {
+            failures_per_network_max: keys.number("throttle.failures_per_network_max", 0..=1_000_000, 100),
+            failures_per_login_max: keys.number("throttle.failures_per_login_max", 0..=1_000_000, 30),
+            failures_window_ms: keys.number("throttle.failures_window_ms", 1_000..=3_600_000, 60_000),
         }
     }
 }

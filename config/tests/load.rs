@@ -88,7 +88,12 @@ fn the_annotated_provisioner_file_states_the_defaults() {
 fn the_annotated_files_state_every_key() {
     for (file, debug) in [
         ("proxy.toml", {
-            let keys = [("PORTCULLIS__KEYS__PROXY_KEY", KEY)];
+            let keys = [
+                ("PORTCULLIS__KEYS__PROXY_KEY", KEY),
+                ("PORTCULLIS__TLS__CLIENT_CA_FILE", "ca.crt"),
+                ("PORTCULLIS__TLS__CERTIFICATES__EU__CERTIFICATE_FILE", "eu.crt"),
+                ("PORTCULLIS__TLS__CERTIFICATES__EU__KEY_FILE", "eu.key"),
+            ];
             format!("{:#?}", ProxyConfig::load(Some(&annotated("proxy.toml")), &environment(&keys)).unwrap())
         }),
         ("provisioner.toml", {
@@ -103,9 +108,9 @@ fn the_annotated_files_state_every_key() {
         let assigned =
             text.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = ")).map(|(key, _)| key);
         let stated: BTreeSet<_> = assigned.filter(|key| !key.contains(' ')).collect();
-        let fields =
-            debug.lines().filter_map(|line| line.trim().split_once(": ")).filter(|(_, value)| !value.ends_with('{'));
-        let inner: &[&str] = &["host", "port"];
+        let fields = debug.lines().filter_map(|line| line.trim().split_once(": "));
+        let fields = fields.filter(|(_, value)| !value.ends_with(['{', '(', '[']));
+        let inner: &[&str] = &["host", "port", "name"];
         let known: BTreeSet<_> = fields.map(|(name, _)| name).filter(|name| !name.starts_with('"')).collect();
         let missing: Vec<_> = known.difference(&stated).filter(|name| !inner.contains(name)).collect();
         assert!(missing.is_empty(), "{file} does not state {missing:?}");
@@ -190,6 +195,41 @@ fn mistakes_name_key_line_value_and_remedy() {
             &[],
             &["`listen.address` is \"localhost\"; expected an IP address and a port"],
         ),
+        (
+            "plaintext",
+            "[listen]\nplaintext_address = '0.0.0.0:5432'\n",
+            &[],
+            &["file:7: `listen.plaintext_address` is \"0.0.0.0:5432\"; expected a loopback address and a port"],
+        ),
+        (
+            "plaintext-name",
+            "[listen]\nplaintext_address = '192.0.2.1:5432'\nunix_socket = 'relative'\nunix_socket_mode = '0o77'\n",
+            &[],
+            &[
+                "expected a loopback address",
+                "`listen.unix_socket` is \"relative\"; expected an absolute path",
+                "`listen.unix_socket_mode` is \"0o77\"; expected three or four octal digits",
+            ],
+        ),
+        (
+            "mode",
+            "[listen]\nunix_socket_mode = '4777'\n",
+            &[],
+            &["`listen.unix_socket_mode` is \"4777\"; expected three or four octal digits"],
+        ),
+        (
+            "memory",
+            "[limits]\nmemory_bytes_max = 1000\n",
+            &[],
+            &["`limits.memory_bytes_max` is 1000; expected 0, or a whole number from 67108864 to 1099511627776"],
+        ),
+        ("clients", "", &[("PORTCULLIS__TLS__CLIENT_MAP_FILE", "clients.toml")], &["`tls.client_ca_file` is required"]),
+        (
+            "certificates",
+            "[tls.certificates.eu]\nkey_file = 'eu.key'\n",
+            &[],
+            &["`tls.certificates.eu.certificate_file` is required"],
+        ),
         ("format", "[log]\nformat = 'xml'\n", &[], &["`log.format` is \"xml\"; expected text or json"]),
         (
             "variable-value",
@@ -211,6 +251,22 @@ fn mistakes_name_key_line_value_and_remedy() {
             assert!(error.contains(part), "{name}: {error}");
         }
     }
+}
+
+#[test]
+fn doors_certificates_and_their_files() {
+    let text = "[listen]\nplaintext_address = '[::1]:6431'\nunix_socket = '/run/p/.s.PGSQL.6432'\nunix_socket_mode = '0600'\n\
+                [tls.certificates.eu]\ncertificate_file = 'eu.crt'\nkey_file = 'eu.key'\n";
+    let pairs = [("PORTCULLIS__TLS__CLIENT_CA_FILE", "ca.crt"), ("PORTCULLIS__TLS__CLIENT_CERTIFICATES", "require")];
+    let config = proxy("doors", &format!("{PROXY}{text}"), &pairs).unwrap();
+    let listen = config.listen;
+    assert_eq!(listen.plaintext_address.unwrap().to_string(), "[::1]:6431");
+    assert_eq!((listen.unix_socket.unwrap(), listen.unix_socket_mode), (PathBuf::from("/run/p/.s.PGSQL.6432"), 0o600));
+    let certificate = &config.tls.certificates[0];
+    assert_eq!((certificate.name.as_str(), &certificate.key_file), ("eu", &PathBuf::from("eu.key")));
+    let client = config.tls.client.unwrap();
+    assert_eq!(client.client_certificates, portcullis_config::ClientCertificates::Require);
+    assert!(client.client_map_file.is_none() && client.client_crl_file.is_none());
 }
 
 #[test]

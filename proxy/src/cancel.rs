@@ -5,9 +5,15 @@
 //! and a connection is not handed on while a cancel for it is on its way, so a late cancel cannot hit the next
 //! session's query. Nothing is ever answered to a CancelRequest
 //! (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS>).
+//!
+//! A key names the process that made it, so that a request which arrives at another proxy can find its way: of the process
+//! id, bit 31 is 0, bits 30 to 15 are the instance (16 bits, not 0, drawn when the process starts), bits 14 to 0 are random.
+//! The secret is random, 4 bytes in protocol 3.0 (47 random bits in all) and 32 bytes from 3.2 on. A session is found by a
+//! keyed hash over the whole key, and the key is then compared in constant time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
@@ -20,11 +26,27 @@ use crate::upstream::CancelTarget;
 
 /// How long delivering one cancel to a server may take.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
+/// Where in a process id the instance begins.
+const INSTANCE_SHIFT: u32 = 15;
 
-/// Every session's key, by the process id that it was told.
-#[derive(Default)]
+/// Cancels on their way for one session, at most: further requests are dropped, as those will do.
+const IN_FLIGHT_MAX: usize = 4;
+
+/// Every session's key, by its hash.
 pub struct Cancels {
-    slots: Mutex<HashMap<i32, Arc<CancelSlot>>>,
+    instance: u16,
+    hasher: RandomState,
+    slots: Mutex<HashMap<u64, Arc<CancelSlot>>>,
+}
+
+impl Default for Cancels {
+    /// For a new instance.
+    fn default() -> Self {
+        let hasher = RandomState::new();
+        // Not 0, so that no process id is.
+        let instance = (hasher.hash_one("instance") % u64::from(u16::MAX)) as u16 + 1;
+        Self { instance, hasher, slots: Mutex::default() }
+    }
 }
 
 /// One session's key and what it may stop at the moment.
@@ -78,7 +100,7 @@ impl Flight {
         tokio::time::timeout(2 * DELIVERY_MAX, wait).await.unwrap_or(false)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, FlightState> {
+    fn lock(&self) -> MutexGuard<'_, FlightState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,6 +110,12 @@ impl Flight {
 pub enum Cancelled {
     /// No session has this key.
     UnknownKey,
+    /// The key is of another proxy's session, or of one from before a restart.
+    OtherInstance,
+    /// Its network has sent too many with unknown keys.
+    Throttled,
+    /// There are as many on their way to the session's query as may be.
+    Crowded,
     /// The session runs nothing at the moment.
     Idle,
     /// The session waits for a connection, and was told.
@@ -103,6 +131,9 @@ impl Cancelled {
     pub fn label(self) -> &'static str {
         match self {
             Self::UnknownKey => "unknown_key",
+            Self::OtherInstance => "other_instance",
+            Self::Throttled => "throttled",
+            Self::Crowded => "crowded",
             Self::Idle => "idle",
             Self::Waiting => "waiting",
             Self::Delivered => "delivered",
@@ -127,33 +158,43 @@ impl Cancels {
         random.fill(&mut secret).map_err(|_| NoRandom)?;
         let secret = if minor >= 2 { &secret[..] } else { &secret[..4] };
         loop {
-            let mut id = [0_u8; 4];
-            random.fill(&mut id).map_err(|_| NoRandom)?;
-            let process_id = i32::from_be_bytes(id) & i32::MAX;
-            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            if process_id == 0 || slots.contains_key(&process_id) {
-                continue; // ends: the sessions are bounded far below 2^31
+            let mut low = [0_u8; 2];
+            random.fill(&mut low).map_err(|_| NoRandom)?;
+            let low = i32::from(u16::from_be_bytes(low)) & ((1 << INSTANCE_SHIFT) - 1);
+            let key = CancelKey::new(i32::from(self.instance) << INSTANCE_SHIFT | low, secret).map_err(|_| NoRandom)?;
+            let place = self.place(&key);
+            let mut slots = self.lock();
+            if slots.contains_key(&place) {
+                continue; // ends: the sessions are bounded far below 2^64
             }
-            let key = CancelKey::new(process_id, secret).map_err(|_| NoRandom)?;
             let slot = Arc::new(CancelSlot { key, state: Mutex::default(), waker: AtomicWaker::new() });
-            slots.insert(process_id, slot.clone());
-            return Ok(Registered { cancels: self.clone(), slot });
+            slots.insert(place, slot.clone());
+            return Ok(Registered { cancels: self.clone(), slot, place });
         }
     }
 
     /// Delivers a client's request to the server whose query the key's session is running, if any.
     pub async fn cancel(&self, key: &CancelKey) -> Cancelled {
-        let slot = {
-            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.get(&key.process_id).cloned()
-        };
-        match slot {
-            Some(slot) if slot.key == *key => match slot.aim() {
-                Ok(aimed) => aimed.send().await,
-                Err(outcome) => outcome,
-            },
-            _ => Cancelled::UnknownKey,
+        if key.process_id >> INSTANCE_SHIFT != i32::from(self.instance) {
+            return Cancelled::OtherInstance;
         }
+        let slot = self.lock().get(&self.place(key)).cloned();
+        let Some(slot) = slot.filter(|slot| slot.key == *key) else { return Cancelled::UnknownKey };
+        if slot.in_flight() >= IN_FLIGHT_MAX {
+            return Cancelled::Crowded;
+        }
+        match slot.aim() {
+            Ok(aimed) => aimed.send().await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    fn place(&self, key: &CancelKey) -> u64 {
+        self.hasher.hash_one((key.process_id, key.secret()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<CancelSlot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,6 +202,7 @@ impl Cancels {
 pub struct Registered {
     cancels: Arc<Cancels>,
     slot: Arc<CancelSlot>,
+    place: u64,
 }
 
 impl Registered {
@@ -177,8 +219,7 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut slots = self.cancels.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.remove(&self.slot.key.process_id);
+        self.cancels.lock().remove(&self.place);
     }
 }
 
@@ -239,7 +280,7 @@ impl CancelSlot {
             Some(target) => {
                 let flight = state.flight.get_or_insert_default().clone();
                 flight.lock().in_flight += 1;
-                Ok(Aimed { target, flight })
+                Ok(Aimed { target, flight, arrived: false })
             }
             None if state.preparing => {
                 state.wanted = true;
@@ -251,7 +292,11 @@ impl CancelSlot {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn in_flight(&self) -> usize {
+        self.lock().flight.as_ref().map_or(0, |flight| flight.lock().in_flight)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -260,25 +305,66 @@ impl CancelSlot {
 pub struct Aimed {
     target: CancelTarget,
     flight: Arc<Flight>,
+    /// The server has closed, or has never heard of it.
+    arrived: bool,
 }
 
 impl Aimed {
     /// Sends it.
-    pub async fn send(self) -> Cancelled {
-        match tokio::time::timeout(DELIVERY_MAX, self.target.send()).await {
-            Ok(Ok(())) => Cancelled::Delivered,
-            Ok(Err(_)) => Cancelled::Failed,
-            Err(_) => {
-                self.flight.lock().lost = true;
-                Cancelled::Failed
-            }
-        }
+    pub async fn send(mut self) -> Cancelled {
+        let Ok(sent) = tokio::time::timeout(DELIVERY_MAX, self.target.send()).await else { return Cancelled::Failed };
+        self.arrived = true;
+        if sent.is_ok() { Cancelled::Delivered } else { Cancelled::Failed }
     }
 }
 
 impl Drop for Aimed {
+    /// Given up on its way, by its own limit or because whoever sent it was stopped, it may still arrive.
     fn drop(&mut self) {
-        self.flight.lock().in_flight -= 1;
+        let mut state = self.flight.lock();
+        state.in_flight -= 1;
+        state.lost |= !self.arrived;
+        drop(state);
         self.flight.landed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_names_its_instance_and_opens_one_session() {
+        let (here, there) = (Arc::new(Cancels::default()), Arc::new(Cancels::default()));
+        let sessions: Vec<_> = (0..100).map(|n| here.register(n % 3).unwrap()).collect();
+        for (at, session) in sessions.iter().enumerate() {
+            let key = session.key();
+            assert!(key.process_id > 0 && key.process_id >> 15 == i32::from(here.instance), "{key:?}");
+            assert_eq!(key.secret().len(), if at % 3 == 2 { 32 } else { 4 });
+            assert_eq!(here.cancel(key).await, Cancelled::Idle, "found");
+            let mut forged = key.secret().to_vec();
+            forged[0] ^= 1;
+            let forged = CancelKey::new(key.process_id, &forged).unwrap();
+            assert_eq!(here.cancel(&forged).await, Cancelled::UnknownKey);
+            let longer = CancelKey::new(key.process_id, &[key.secret(), &[0]].concat()).unwrap();
+            assert_eq!(here.cancel(&longer).await, Cancelled::UnknownKey);
+            if here.instance != there.instance {
+                assert_eq!(there.cancel(key).await, Cancelled::OtherInstance);
+            }
+        }
+        let key = sessions[0].key().clone();
+        drop(sessions);
+        assert_eq!(here.cancel(&key).await, Cancelled::UnknownKey);
+        assert!(here.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_prepares_is_told_once() {
+        let cancels = Arc::new(Cancels::default());
+        let session = cancels.register(0).unwrap();
+        session.slot().prepare();
+        assert_eq!(cancels.cancel(session.key()).await, Cancelled::Waiting);
+        assert!(session.slot().was_cancelled() && !session.slot().was_cancelled());
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use portcullis_config::TcpConfig;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 /// Connections that may wait in the kernel to be accepted.
@@ -44,6 +46,24 @@ pub enum Socket {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+}
+
+impl Socket {
+    /// Waits until the client has said something, or has closed.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub async fn heard(&self) -> io::Result<()> {
+        // Readiness alone may be a false alarm: what is there has to be looked at.
+        let looked = match self {
+            Self::Tcp(socket) => socket.peek(&mut [0]).await,
+            Self::Unix(socket) => {
+                let look = || SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
+                socket.async_io(Interest::READABLE, look).await
+            }
+        };
+        looked.map(drop)
+    }
 }
 
 /// A client's address.
@@ -222,6 +242,37 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"precious");
         let nowhere = UnixDoor::bind(Path::new("/nonexistent/socket"), 0o660).err().unwrap();
         assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_client_is_heard_when_it_says_something_or_closes() {
+        let dir = Dir::new();
+        let tcp = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = tcp.local_addr().unwrap();
+        let path = dir.path().join("socket");
+        let doors = [Door::Tls(tcp), Door::Unix(UnixDoor::bind(&path, 0o600).unwrap())];
+        for (at, closes) in [(0, false), (0, true), (1, false), (1, true)] {
+            let client = match at {
+                0 => Socket::Tcp(TcpStream::connect(address).await.unwrap()),
+                _ => Socket::Unix(UnixStream::connect(&path).await.unwrap()),
+            };
+            let arrived = doors[at].accept().await.unwrap().socket;
+            let mut hearing = Box::pin(arrived.heard());
+            let early = tokio::time::timeout(Duration::from_millis(50), &mut hearing).await;
+            assert!(early.is_err(), "nothing was said");
+            let kept = if closes {
+                drop(client);
+                None
+            } else {
+                match &client {
+                    Socket::Tcp(socket) => socket.try_write(b"x").unwrap(),
+                    Socket::Unix(socket) => socket.try_write(b"x").unwrap(),
+                };
+                Some(client)
+            };
+            tokio::time::timeout(Duration::from_secs(10), hearing).await.unwrap().unwrap();
+            drop(kept);
+        }
     }
 
     #[tokio::test]

@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{DataPlane, PoolRow, PoolTotals, SessionRow};
 use crate::budget::{Budget, Held};
 use crate::cancel::Cancels;
+use crate::handshakes::Handshakes;
 use crate::long_texts::LongTexts;
 use crate::metrics::{Memory, Metrics};
 use crate::pool::{Order, Pools, Standing};
 use crate::session::route::{Policies, destinations};
 use crate::sessions::{Sessions, Signal};
+use crate::throttle::{Limits, Throttle};
 use crate::tls::Tls;
 
 /// How often idle connections are looked at.
@@ -38,8 +40,10 @@ pub struct Gate {
     pub metrics: Arc<Metrics>,
     /// Client permits: `clients_max` of them.
     pub clients: Arc<Semaphore>,
-    /// Connections that have not logged in yet: `handshakes_max` of them.
-    pub handshakes: Semaphore,
+    /// Places for connections that have not logged in yet.
+    pub handshakes: Arc<Handshakes>,
+    /// Failed logins.
+    pub throttle: Throttle,
     /// Memory that the process may hold.
     pub budget: Arc<Budget>,
     /// Long texts being judged.
@@ -59,6 +63,7 @@ pub struct Gate {
     /// Verdicts over texts that come again.
     pub verdicts: VerdictCache,
     mock_key: hmac::Key,
+    began: Instant,
 }
 
 impl Gate {
@@ -78,7 +83,13 @@ impl Gate {
         let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"portcullis mock salt");
         Ok(Arc::new(Self {
             clients: Arc::new(Semaphore::new(config.listen.clients_max)),
-            handshakes: Semaphore::new(config.listen.handshakes_max),
+            handshakes: Handshakes::new(config.listen.handshakes_max, config.listen.handshakes_per_network_max),
+            throttle: Throttle::new(Limits {
+                network: config.throttle.failures_per_network_max,
+                login: config.throttle.failures_per_login_max,
+                window: Duration::from_millis(config.throttle.failures_window_ms),
+            }),
+            began: Instant::now(),
             budget: Budget::new(config.limits.memory_bytes_max),
             long_texts: LongTexts::new(std::thread::available_parallelism().map_or(1, usize::from)),
             draining: CancellationToken::new(),
@@ -93,6 +104,11 @@ impl Gate {
             metrics,
             reader,
         }))
+    }
+
+    /// How long this has existed.
+    pub fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// The salt that a user who does not exist seems to have: always the same, like anyone's.

@@ -6,6 +6,7 @@ mod cancel;
 pub mod check;
 pub mod door;
 pub mod gate;
+mod handshakes;
 pub mod harden;
 pub mod listen;
 mod long_texts;
@@ -18,5 +19,6 @@ mod sessions;
 pub mod stop;
 #[cfg(test)]
 mod testing;
+mod throttle;
 pub mod tls;
 mod upstream;

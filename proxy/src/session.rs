@@ -18,17 +18,18 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 use portcullis_policy::judge_setting;
 use portcullis_wire::backend::encode as reply;
-use portcullis_wire::scram::ChannelBinding;
-use portcullis_wire::{ErrorMessage, SqlState, StartupMessage, TransactionStatus, parse_options};
+use portcullis_wire::{CancelKey, ErrorMessage, SqlState, StartupMessage, TransactionStatus, parse_options};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::budget::{CONNECTION_BYTES, Held};
+use crate::cancel::Cancelled;
 use crate::door::{Arrival, Peer};
 use crate::gate::Gate;
 use crate::pool::LeaseError;
 use crate::reported::Reported;
 use crate::sessions::Signal;
-use auth::Identity;
+use crate::throttle::Network;
+use auth::{Attempt, Identity};
 use end::SessionEnd;
 pub(crate) use end::causes;
 use relay::Relay;
@@ -75,12 +76,13 @@ async fn begin(arrival: Arrival, gate: &Arc<Gate>, began: Instant) -> Result<Box
     let peer = arrival.peer;
     let deadline = began + Duration::from_millis(gate.config.limits.connect_timeout_ms);
     let login = async {
-        let _handshake = gate.handshakes.acquire().await;
+        // Who says nothing takes nobody's place.
+        arrival.socket.heard().await.map_err(SessionEnd::ClientIo)?;
+        let _place = gate.handshakes.place(Network::of(peer)).await;
         let opened = match startup::negotiate(arrival, &gate.tls).await {
             Ok(Negotiated::Session(opened)) => *opened,
             Ok(Negotiated::Cancel(key, stream)) => {
-                let outcome = gate.cancels.cancel(&key).await;
-                gate.metrics.cancel(outcome.label());
+                cancel(&key, peer, gate).await;
                 return Err(say_why(Refused { end: SessionEnd::CancelRequest, stream: Some(stream) }).await);
             }
             Err(refused) => return Err(say_why(refused).await),
@@ -102,6 +104,21 @@ async fn begin(arrival: Arrival, gate: &Arc<Gate>, began: Instant) -> Result<Box
     }
 }
 
+/// Does what a CancelRequest asks for, if its key is somebody's and its network has not guessed too often. Nothing is
+/// answered whatever becomes of it.
+async fn cancel(key: &CancelKey, peer: Peer, gate: &Gate) {
+    let network = Network::of(peer);
+    let outcome = if gate.throttle.cancels_are_used_up(network, gate.uptime()) {
+        Cancelled::Throttled
+    } else {
+        gate.cancels.cancel(key).await
+    };
+    if outcome == Cancelled::UnknownKey && gate.throttle.cancel_failed(network, gate.uptime()) {
+        tracing::warn!(%network, "too many cancel requests with unknown keys");
+    }
+    gate.metrics.cancel(outcome.label());
+}
+
 fn count_failure(gate: &Gate, end: &SessionEnd) {
     match end {
         SessionEnd::CancelRequest => {}
@@ -112,6 +129,7 @@ fn count_failure(gate: &Gate, end: &SessionEnd) {
         | SessionEnd::WorkspaceClosed(_)
         | SessionEnd::CatalogAway
         | SessionEnd::TooManySessions { .. }
+        | SessionEnd::Throttled(_)
         | SessionEnd::NoMemory(_)
         | SessionEnd::Lease(_) => gate.metrics.login_failed(end.label()),
         _ => gate.metrics.handshake_failed(end.label()),
@@ -129,9 +147,7 @@ async fn say_why(refused: Refused) -> SessionEnd {
 
 /// What is left to write, the last message, and an orderly end of the stream.
 async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, mut out: BytesMut, end: &SessionEnd) {
-    if let Some(message) = end.farewell() {
-        message.encode_error(&mut out);
-    }
+    end.write_farewell(&mut out);
     let last = async {
         stream.write_all_buf(&mut out).await?;
         stream.shutdown().await
@@ -142,9 +158,15 @@ async fn farewell<S: AsyncWrite + Unpin>(stream: &mut S, mut out: BytesMut, end:
 
 /// Authentication, route, startup settings, a place among the workspace's sessions, the greeting.
 async fn log_in(opened: Opened, peer: Peer, gate: &Arc<Gate>) -> Result<Box<Relay>, SessionEnd> {
-    let Opened { mut stream, mut received, message, binding } = opened;
+    let Opened { mut stream, mut received, message, binding, certificate } = opened;
+    let attempt = Attempt {
+        user: message.user(),
+        binding: &binding,
+        certificate: certificate.as_ref(),
+        network: Network::of(peer),
+    };
     let mut out = BytesMut::new();
-    match greet(&mut stream, &mut received, &mut out, &message, &binding, peer, gate).await {
+    match greet(&mut stream, &mut received, &mut out, &message, &attempt, peer, gate).await {
         Ok(greeted) => Ok(Box::new(Relay::new(gate.clone(), stream, received, greeted))),
         Err(end) => {
             farewell(&mut stream, out, &end).await;
@@ -168,7 +190,7 @@ async fn greet(
     received: &mut BytesMut,
     out: &mut BytesMut,
     message: &StartupMessage,
-    binding: &ChannelBinding,
+    attempt: &Attempt<'_>,
     peer: Peer,
     gate: &Arc<Gate>,
 ) -> Result<Greeted, SessionEnd> {
@@ -180,7 +202,7 @@ async fn greet(
     if !gate.reader.ready() || gate.reader.age() > Duration::from_millis(gate.config.catalog.snapshot_age_max_ms) {
         return Err(SessionEnd::CatalogAway);
     }
-    let identity = auth::authenticate(stream, received, out, message.user(), binding, gate).await?;
+    let identity = auth::authenticate(stream, received, out, attempt, gate).await?;
     let snapshot = gate.reader.snapshot();
     let route = Route::find(identity.login(), &snapshot, &gate.policies, &gate.verdicts)?;
     if !route.opens(message.database()) {

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portcullis_config::TlsConfig;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SignatureAlgorithm, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, SignatureAlgorithm, date_time_ymd,
+};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 
@@ -86,10 +89,7 @@ impl Chain {
 
     /// Writes `server.crt` and `server.key`.
     pub fn write(&self, dir: &Dir) -> TlsConfig {
-        TlsConfig {
-            certificate_file: dir.write("server.crt", self.pem()),
-            key_file: dir.write("server.key", self.leaf_key.serialize_pem()),
-        }
+        TlsConfig::new(dir.write("server.crt", self.pem()), dir.write("server.key", self.leaf_key.serialize_pem()))
     }
 
     /// A client that trusts the root alone and offers `alpn`.
@@ -108,6 +108,76 @@ impl Chain {
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Arc::new(config)
+    }
+}
+
+/// An authority that signs certificates of whatever kind a test needs.
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pub certificate: rcgen::Certificate,
+}
+
+/// A certificate with its key.
+pub struct Issued {
+    pub certificate: rcgen::Certificate,
+    pub key: KeyPair,
+}
+
+impl Ca {
+    pub fn new() -> Self {
+        let (mut params, key) = (authority("Test CA"), KeyPair::generate().unwrap());
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).unwrap();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    /// A server's certificate for these names.
+    pub fn server(&self, names: &[&str]) -> Issued {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.sign(CertificateParams::new(names).unwrap())
+    }
+
+    /// A client's certificate with this common name, URI and serial number.
+    pub fn client(&self, common_name: &str, uri: &str, serial: u64) -> Issued {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(serial.into());
+        self.sign(params)
+    }
+
+    /// A list that revokes these serial numbers and is valid until the start of `year`.
+    pub fn revoke(&self, serials: &[u64], year: i32) -> String {
+        let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2021, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    fn sign(&self, params: CertificateParams) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        Issued { certificate: params.signed_by(&key, &self.issuer).unwrap(), key }
+    }
+}
+
+impl Issued {
+    /// Writes `<name>.crt` and `<name>.key`; gives both paths.
+    pub fn write(&self, dir: &Dir, name: &str) -> (PathBuf, PathBuf) {
+        let certificate = dir.write(&format!("{name}.crt"), self.certificate.pem());
+        (certificate, dir.write(&format!("{name}.key"), self.key.serialize_pem()))
     }
 }
 

@@ -1,31 +1,41 @@
-//! The certificate that clients and callers see.
+//! The certificates that clients and callers see, and what is asked of theirs.
 //!
-//! Loads a PEM chain and its key, checks them before they are used (the whole chain, the key belongs to the leaf, the
-//! leaf is valid today), and swaps them as one value: a handshake sees either the old identity or the new one, never
+//! Loads PEM chains and their keys, checks them before they are used (the whole chain, the key belongs to the leaf, the
+//! leaf is valid today), and swaps everything as one value: a handshake sees either the old identity or the new one, never
 //! a mixture. A failed reload keeps what was there.
+//!
+//! Sessions are resumed by tickets, whose keys change every few hours and with every reload. Where certificates of clients are
+//! asked for there are none: a ticket would carry a certificate past its revocation.
 //!
 //! It must not hold the key in more places than rustls needs, and must not print anything of it.
 
 pub mod binding;
+mod certificates;
+pub mod clients;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use portcullis_config::TlsConfig;
+use portcullis_config::{ClientMapError, TlsConfig};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, VerifierBuilderError};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
+
+use certificates::{ByName, Certificate, Certificates, Noting};
+use clients::{Bindings, Clients};
 
 /// Plaintext bytes per TLS record. libpq's asynchronous interface polls the socket while the rest of a larger record
 /// is already decrypted inside OpenSSL, and waits for ever; 8 KB is what PostgreSQL itself sends.
@@ -44,25 +54,50 @@ pub struct Tls {
     current: ArcSwap<TlsIdentity>,
 }
 
-/// One loaded chain and key, ready to accept with. Immutable.
+/// Everything that was loaded, ready to accept with. Immutable.
 pub struct TlsIdentity {
     /// For TLS after an SSLRequest: ALPN `postgresql` is offered, a client without ALPN is accepted, one that offers
     /// other protocols only is refused by rustls.
-    pub negotiated: Arc<ServerConfig>,
+    negotiated: Arc<ServerConfig>,
     /// For direct TLS. The caller must close unless the handshake agreed on [`ALPN_POSTGRESQL`]: rustls cannot require
     /// that ALPN is used at all.
-    pub direct: Arc<ServerConfig>,
-    /// For the admin port: ALPN `http/1.1`.
+    direct: Arc<ServerConfig>,
+    /// For the admin port: ALPN `http/1.1`, and no certificates of clients.
     pub admin: Arc<ServerConfig>,
-    /// The `tls-server-end-point` hash of the leaf (RFC 5929, section 4.1); none where the RFC defines no hash (Ed25519),
-    /// and then SCRAM-SHA-256-PLUS must not be offered.
-    pub server_end_point: Option<Vec<u8>>,
-    /// When the leaf ends.
+    certificates: Arc<Certificates>,
+    /// Which certificates of clients open which logins.
+    pub bindings: Bindings,
+    /// When the first of the certificates ends.
     pub not_after: Timestamp,
-    /// The leaf's subject, for logs.
+    /// The default leaf's subject, for logs.
     pub subject: String,
-    /// Certificates in the chain, leaf included.
+    /// Certificates in the default chain, leaf included.
     pub chain_len: usize,
+}
+
+/// How a TLS handshake begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// After an SSLRequest.
+    Negotiated,
+    /// With the first byte.
+    Direct,
+}
+
+/// One handshake: what to accept with, and which certificate it came to show.
+pub struct Handshake {
+    /// What to accept with.
+    pub config: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
+    shown: Option<Arc<OnceLock<usize>>>,
+}
+
+impl Handshake {
+    /// What SCRAM binds to: the hash of the certificate that was shown. Ask after the handshake.
+    pub fn server_end_point(&self) -> Option<&[u8]> {
+        let place = self.shown.as_ref().and_then(|shown| shown.get()).copied().unwrap_or(0);
+        self.certificates.at(place).server_end_point.as_deref()
+    }
 }
 
 /// Why an identity cannot be used. Every message names the file.
@@ -140,6 +175,35 @@ pub enum TlsError {
         /// Its begin.
         not_before: Timestamp,
     },
+    /// Two further certificates have the same name.
+    #[error("two of tls.certificates are for {name}: which of them to show could not be told")]
+    NameTwice {
+        /// The DNS name.
+        name: String,
+    },
+    /// A further certificate has no name that a client could ask for.
+    #[error("the certificate in {} has no DNS name, so nobody could ask for it", .file.display())]
+    NoName {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// No `X509 CRL` block.
+    #[error("{} holds no revocation list: expected PEM blocks \"BEGIN X509 CRL\"", .file.display())]
+    NoRevocationList {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// The authorities or the revocation lists of clients cannot be used.
+    #[error("certificates of clients cannot be verified with {}", .file.display())]
+    Clients {
+        /// The authorities.
+        file: PathBuf,
+        /// Why.
+        source: VerifierBuilderError,
+    },
+    /// The map from certificates to logins cannot be used.
+    #[error("the client map cannot be used: {0}")]
+    ClientMap(#[from] ClientMapError),
     /// rustls refused the configuration.
     #[error("cannot set up TLS with {}", .file.display())]
     Setup {
@@ -153,49 +217,87 @@ pub enum TlsError {
 impl Tls {
     /// Reads and checks the chain and the key. The paths are kept for [`Tls::reload`].
     pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
-        let identity = TlsIdentity::read(&config.certificate_file, &config.key_file, Timestamp::now())?;
+        let identity = TlsIdentity::read(config, Timestamp::now())?;
         Ok(Self { config: config.clone(), current: ArcSwap::from_pointee(identity) })
     }
 
     /// Reads both files again. On failure the old identity stays in use. Sessions that run keep theirs.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let identity = TlsIdentity::read(&self.config.certificate_file, &self.config.key_file, Timestamp::now())?;
+        let identity = TlsIdentity::read(&self.config, Timestamp::now())?;
         self.current.store(Arc::new(identity));
         Ok(())
     }
 
-    /// The identity for a handshake that begins now. Hold it through the handshake and SCRAM: the channel binding is
-    /// of the certificate that was shown.
+    /// The identity for a handshake that begins now.
     pub fn current(&self) -> Arc<TlsIdentity> {
         self.current.load_full()
     }
 }
 
 impl TlsIdentity {
-    fn read(certificate_file: &Path, key_file: &Path, now: Timestamp) -> Result<Self, TlsError> {
+    fn read(config: &TlsConfig, now: Timestamp) -> Result<Self, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let default = Certificate::read(&config.certificate_file, &config.key_file, &provider, now)?;
+        let others = config.certificates.iter().map(|other| {
+            let read = Certificate::read(&other.certificate_file, &other.key_file, &provider, now)?;
+            let named = !read.names.is_empty();
+            named.then_some(read).ok_or_else(|| TlsError::NoName { file: other.certificate_file.clone() })
+        });
+        let others = others.collect::<Result<_, _>>()?;
+        let certificates = Certificates::new(default, others).map_err(|name| TlsError::NameTwice { name })?;
+        let certificates = Arc::new(certificates);
+        let Clients { verifier, bindings } = Clients::read(config.client.as_ref(), &provider)?;
+
+        let setup = |source| TlsError::Setup { file: config.certificate_file.clone(), source };
+        // A new ticketer per identity: a client that resumed a session of the old certificate would bind its SCRAM
+        // exchange to that one.
+        let tickets = || aws_lc_rs::Ticketer::new().map_err(setup);
+        let of_clients = if verifier.is_none() { Some(tickets()?) } else { None };
+        let build = |alpn: &[u8], verifier: Option<&Arc<dyn ClientCertVerifier>>, tickets| {
+            server_config(&provider, &certificates, alpn, verifier, tickets).map_err(setup)
+        };
+        Ok(Self {
+            negotiated: build(ALPN_POSTGRESQL, verifier.as_ref(), of_clients.clone())?,
+            direct: build(ALPN_POSTGRESQL, verifier.as_ref(), of_clients)?,
+            admin: build(b"http/1.1", None, Some(tickets()?))?,
+            bindings,
+            not_after: certificates.iter().map(|one| one.not_after).min().unwrap_or(now),
+            subject: certificates.default().subject.clone(),
+            chain_len: certificates.default().certified.cert.len(),
+            certificates,
+        })
+    }
+
+    /// Begins a handshake on the wire port.
+    pub fn handshake(&self, opening: Opening) -> Handshake {
+        let config = match opening {
+            Opening::Negotiated => &self.negotiated,
+            Opening::Direct => &self.direct,
+        };
+        let certificates = self.certificates.clone();
+        if !certificates.differ() {
+            return Handshake { config: config.clone(), certificates, shown: None };
+        }
+        let shown = Arc::new(OnceLock::new());
+        let mut noting = ServerConfig::clone(config);
+        noting.cert_resolver = Arc::new(Noting { certificates: certificates.clone(), shown: shown.clone() });
+        Handshake { config: Arc::new(noting), certificates, shown: Some(shown) }
+    }
+}
+
+impl Certificate {
+    fn read(
+        certificate_file: &Path,
+        key_file: &Path,
+        provider: &CryptoProvider,
+        now: Timestamp,
+    ) -> Result<Self, TlsError> {
         let chain = read_chain(certificate_file)?;
         let leaf = Leaf::check(&chain, certificate_file, now)?;
         let key = read_key(key_file)?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let chain_len = chain.len();
-        let certified = certify(chain, key, &provider, certificate_file, key_file)?;
-        let setup = |source| TlsError::Setup { file: certificate_file.to_owned(), source };
-
-        // A new ticketer per identity: a client that resumed a session of the old certificate would bind its SCRAM
-        // exchange to that one.
-        let tickets = aws_lc_rs::Ticketer::new().map_err(setup)?;
-        let config = |alpn: &[u8], tickets: &Arc<dyn ProducesTickets>| {
-            server_config(&provider, &certified, alpn, tickets).map_err(setup)
-        };
-        Ok(Self {
-            negotiated: config(ALPN_POSTGRESQL, &tickets)?,
-            direct: config(ALPN_POSTGRESQL, &tickets)?,
-            admin: config(b"http/1.1", &aws_lc_rs::Ticketer::new().map_err(setup)?)?,
-            server_end_point: leaf.server_end_point,
-            not_after: leaf.not_after,
-            subject: leaf.subject,
-            chain_len,
-        })
+        let certified = certify(chain, key, provider, certificate_file, key_file)?;
+        let Leaf { subject, not_after, server_end_point, names } = leaf;
+        Ok(Self { certified, server_end_point, subject, not_after, names })
     }
 }
 
@@ -216,19 +318,25 @@ impl std::fmt::Debug for Tls {
 
 fn server_config(
     provider: &Arc<CryptoProvider>,
-    certified: &Arc<CertifiedKey>,
+    certificates: &Arc<Certificates>,
     alpn: &[u8],
-    tickets: &Arc<dyn ProducesTickets>,
+    verifier: Option<&Arc<dyn ClientCertVerifier>>,
+    tickets: Option<Arc<dyn ProducesTickets>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(ByName(certificates.clone())));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.max_fragment_size = Some(RECORD_BYTES_MAX);
-    config.ticketer = tickets.clone();
     // One ticket is enough to resume with; each costs a record and an encryption per handshake.
-    config.send_tls13_tickets = 1;
+    config.send_tls13_tickets = usize::from(tickets.is_some());
+    if let Some(tickets) = tickets {
+        config.ticketer = tickets;
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
 }
@@ -254,6 +362,7 @@ struct Leaf {
     subject: String,
     not_after: Timestamp,
     server_end_point: Option<Vec<u8>>,
+    names: Vec<String>,
 }
 
 impl Leaf {
@@ -294,8 +403,18 @@ impl Leaf {
             subject: leaf.subject().to_string(),
             not_after,
             server_end_point: binding::server_end_point(&leaf.signature_algorithm, der),
+            names: dns_names(leaf),
         })
     }
+}
+
+fn dns_names(leaf: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
+    let names = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    names.collect()
 }
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -195,10 +195,8 @@ fn it_ends_orderly_when_the_operator_says_so() {
 fn what_keeps_it_from_starting_is_said_in_words() {
     let (dir, chain) = (Dir::new(), chain());
     let good = chain.write(&dir);
-    let mismatched = TlsConfig {
-        certificate_file: good.certificate_file.clone(),
-        key_file: dir.write("other.key", self::chain().leaf_key.serialize_pem()),
-    };
+    let mismatched =
+        TlsConfig::new(good.certificate_file.clone(), dir.write("other.key", self::chain().leaf_key.serialize_pem()));
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let taken_text = format!("{}", taken.local_addr().unwrap());
     // (certificate, more configuration, arguments, environment, what is said)

@@ -23,17 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
 
-/// A directory for a socket, short enough for its name to be one.
-struct Place(PathBuf);
+/// A directory of a test's own, short enough for a socket in it.
+pub struct Place(pub PathBuf);
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let path = std::env::temp_dir().join(format!("portcullis-{:08x}", random() >> 32));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.0.join(".s.PGSQL.6432")
     }
 }

@@ -3,6 +3,7 @@
 
 mod benign;
 mod cancel;
+mod certificates;
 mod chaos;
 mod clients;
 mod copy;
@@ -29,6 +30,7 @@ mod reload;
 mod requirements;
 mod rotation;
 mod server_tls;
+mod throttle;
 mod verdicts;
 mod walls;
 

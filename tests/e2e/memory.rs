@@ -8,7 +8,7 @@ use portcullis_tests::{
     Options, Stack,
     raw::{Pipeline, Wire, tags},
     script::bytes,
-    wait::within,
+    wait::{until, within},
 };
 
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -79,6 +79,39 @@ async fn a_hundred_megabytes_of_queries_before_the_first_is_read() {
         assert_eq!(sent, ready);
         assert!(grown < 8 * MIB, "{what}: {} KiB more", grown / 1024);
     }
+}
+
+/// Beyond the budget new sessions and long texts are refused, and what is open goes on.
+#[tokio::test]
+async fn beyond_the_memory_budget_new_work_is_refused() {
+    /// 64 MiB by connections of 16 KiB.
+    const MANY: usize = 64 * 64;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let options = Options::default().proxy("limits.memory_bytes_max", 64 * MIB);
+    let stack = Stack::private(options.proxy("limits.connect_timeout_ms", 120_000)).await;
+    let credentials = stack.workspace("storage").await.reveal("customer_db").await;
+    let mut open = Wire::login(&credentials).await;
+    // Its tree might take 64 MiB.
+    let long = format!("SELECT 1 WHERE 1 IN ({})", vec!["1"; 50_000].join(","));
+    let heard = open.query(&long).await;
+    assert_eq!((tags(&heard).as_str(), heard[0].field(b'C').as_deref()), ("EZ", Some("53200")), "{heard:?}");
+    assert_eq!(tags(&open.query("SELECT 1").await), "TDCZ");
+
+    let mut silent = Vec::new();
+    for _ in 0..MANY {
+        silent.push(tokio::net::TcpStream::connect(("127.0.0.1", credentials.port)).await.unwrap());
+    }
+    let refused = until("the budget to be used up", async || credentials.try_connect().await.err()).await;
+    assert_eq!(refused.code().map(|code| code.code()), Some("53200"), "{refused:?}");
+    assert_eq!(tags(&open.query("SELECT 1").await), "TDCZ");
+    let page = stack.access.get("/metrics").without_key().send().await.text;
+    let line = page.lines().find(|line| line.starts_with("portcullis_memory_budget_bytes{held=\"connections\"}"));
+    let held: u64 = line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("the metric");
+    assert!(held >= 63 * MIB, "{held}");
+    drop(silent);
+    until("room again", async || credentials.try_connect().await.ok().map(drop)).await;
 }
 
 /// The shortest messages there are, behind a statement that does not end.

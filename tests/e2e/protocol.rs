@@ -170,17 +170,60 @@ async fn startup_parameters_are_the_sessions_defaults() {
     }
 }
 
+/// P5: exactly one answer, with the newest version that is spoken and every option that is not, and the session goes on in
+/// that version.
 #[tokio::test]
 async fn a_newer_minor_version_and_unknown_options_are_negotiated() {
     let credentials = Stack::shared().await.workspace("storage").await.reveal("customer_db").await;
-    let mut wire = Wire::negotiate(credentials.port, &credentials.ca_pem).await.unwrap();
-    let body = format!("user\0{}\0_pq_.test_protocol_negotiation\0\0\0", credentials.username);
-    let length = u32::try_from(8 + body.len()).unwrap().to_be_bytes();
-    wire.send(&[&length[..], &(196_608_u32 + 9999).to_be_bytes(), body.as_bytes()].concat()).await.unwrap();
-    let message = wire.next().await.unwrap();
-    assert_eq!(message.tag, b'v', "{message:?}");
-    assert!(message.body.ends_with(b"\0\0\0\x01_pq_.test_protocol_negotiation\0"), "{message:?}");
-    assert_eq!(wire.next().await.unwrap().tag, b'R');
+    let grease = ("_pq_.test_protocol_negotiation", "");
+    let many: &[(&str, &str)] = &[("_pq_.one", "1"), ("application_name", "x"), ("_pq_.two", "2"), grease];
+    for (asked, parameters, answer, key_bytes) in [
+        (0, &[][..], None, 8),
+        (1, &[], None, 8),
+        (2, &[], None, 36),
+        (0, &[grease], Some((0, vec![grease.0])), 8),
+        (2, &[grease], Some((2, vec![grease.0])), 36),
+        (3, &[], Some((2, vec![])), 36),
+        (9999, &[grease], Some((2, vec![grease.0])), 36),
+        (9999, many, Some((2, vec!["_pq_.one", "_pq_.two", grease.0])), 36),
+    ] {
+        let mut wire = Wire::negotiate(credentials.port, &credentials.ca_pem).await.unwrap();
+        wire.minor = asked;
+        wire.authenticate(&credentials, parameters).await.unwrap_or_else(|error| panic!("3.{asked}: {error}"));
+        let answers: Vec<_> = answer
+            .into_iter()
+            .map(|(minor, options): (u8, Vec<&str>)| {
+                let names = options.iter().map(|name| format!("{name}\0")).collect::<String>();
+                let count = u32::try_from(options.len()).unwrap().to_be_bytes();
+                [&[0, 3, 0, minor][..], &count, names.as_bytes()].concat()
+            })
+            .collect();
+        assert_eq!(wire.negotiated.iter().map(|one| one.body.clone()).collect::<Vec<_>>(), answers, "3.{asked}");
+        assert_eq!(wire.cancel_key.as_ref().map(Vec::len), Some(key_bytes), "3.{asked}");
+        assert_eq!(tags(&wire.query("SELECT 1").await), "TDCZ");
+    }
+}
+
+/// What is no version of protocol 3 hears so in a form that it understands.
+#[tokio::test]
+async fn other_major_versions_are_refused_in_their_own_form() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let port = Stack::shared().await.access.wire_port;
+    for (code, answer) in [
+        (131_072_u32, "EFATAL:  unsupported frontend protocol 2.0: server supports 3.0 to 3.2\n\0"),
+        (65_536, "EFATAL:  unsupported frontend protocol 1.0: server supports 3.0 to 3.2\n\0"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(&[&296_u32.to_be_bytes()[..], &code.to_be_bytes()].concat()).await.unwrap();
+        let mut heard = Vec::new();
+        let _ = within(Duration::from_secs(10), "the refusal", stream.read_to_end(&mut heard)).await;
+        assert_eq!(String::from_utf8_lossy(&heard), answer);
+    }
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(&[0, 0, 0, 9, 0, 4, 0, 0, 0]).await.unwrap();
+    let mut heard = Vec::new();
+    let _ = within(Duration::from_secs(10), "the refusal", stream.read_to_end(&mut heard)).await;
+    assert!(heard.starts_with(b"E\0\0\0") && heard.windows(5).any(|code| code == b"0A000"), "{heard:?}");
 }
 
 #[tokio::test]

@@ -68,7 +68,9 @@ pub struct Wire {
     reader: Reader,
     writer: Writer,
     /// The minor version of the protocol to ask for.
-    pub minor: u8,
+    pub minor: u16,
+    /// The NegotiateProtocolVersion messages.
+    pub negotiated: Vec<Message>,
     /// The process id and secret of BackendKeyData.
     pub cancel_key: Option<Vec<u8>>,
     /// The parameters reported since the start, in order.
@@ -146,9 +148,18 @@ impl Wire {
     }
 
     async fn handshake(stream: TcpStream, ca_pem: &str, alpn: &[&[u8]]) -> io::Result<Wire> {
+        Wire::handshake_with(stream, tls(ca_pem, alpn), "localhost").await
+    }
+
+    /// Direct TLS with a configuration of the test's own, to a server that the client calls `name`.
+    pub async fn direct_with(port: u16, config: rustls::ClientConfig, name: &str) -> io::Result<Wire> {
+        Wire::handshake_with(TcpStream::connect(("127.0.0.1", port)).await?, config, name).await
+    }
+
+    async fn handshake_with(stream: TcpStream, config: rustls::ClientConfig, name: &str) -> io::Result<Wire> {
         stream.set_nodelay(true)?;
-        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::new(tls(ca_pem, alpn))).connect(name, stream).await?;
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
         Ok(Wire { certificate, ..Wire::over(Box::new(stream)) })
@@ -161,6 +172,7 @@ impl Wire {
             reader,
             writer,
             minor: 0,
+            negotiated: Vec::new(),
             cancel_key: None,
             parameters: Vec::new(),
             certificate: Vec::new(),
@@ -198,7 +210,7 @@ impl Wire {
     async fn start(&mut self, parameters: &[(&str, &str)], password: &str) -> Result<(), String> {
         let mut out = BytesMut::new();
         frontend::startup_message(parameters.iter().copied(), &mut out).map_err(|error| error.to_string())?;
-        out[7] = self.minor;
+        out[6..8].copy_from_slice(&self.minor.to_be_bytes());
         self.send(&out).await.map_err(|error| error.to_string())?;
         let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
         loop {
@@ -214,6 +226,7 @@ impl Wire {
                 }
                 (b'R', Some([0, 0, 0, 12])) => scram.finish(&message.body[4..]).map_err(|error| error.to_string())?,
                 (b'K', _) => self.cancel_key = Some(message.body),
+                (b'v', _) => self.negotiated.push(message),
                 (b'S' | b'N', _) => {}
                 (b'Z', _) => return Ok(()),
                 (b'E', _) => {

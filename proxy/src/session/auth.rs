@@ -1,4 +1,4 @@
-//! Who is calling: SCRAM-SHA-256, with channel binding where the client can.
+//! Who is calling: SCRAM-SHA-256, with channel binding where the client can, and certificates where a login is bound to one.
 //!
 //! The proxy has verifiers only (RFC 5802, section 3). All live versions of a login share salt and iteration count, so
 //! during a rotation's grace either password ends one and the same exchange. A user that does not exist goes through
@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::end::SessionEnd;
 use crate::gate::Gate;
+use crate::throttle::{Network, Standing};
+use crate::tls::clients::{ClientCertificate, Demand};
 
 /// The iteration count shown for users that do not exist: the one that logins are made with.
 const MOCK_ITERATIONS: u32 = 4096;
@@ -43,23 +45,76 @@ impl Identity {
     }
 }
 
-/// The SASL exchange. The server's final message is left in `out`, to leave together with the caller's AuthenticationOk;
-/// what is in `out` already leaves with the first.
+/// What an attempt comes with.
+pub struct Attempt<'a> {
+    /// The user name of the startup packet.
+    pub user: &'a str,
+    /// What SCRAM can bind to.
+    pub binding: &'a ChannelBinding,
+    /// The client's certificate, verified.
+    pub certificate: Option<&'a ClientCertificate>,
+    /// Where it comes from.
+    pub network: Network,
+}
+
+/// The login that the client proves to be. The server's final message of SASL, if there is one, is left in `out`, to leave
+/// together with the caller's AuthenticationOk; what is in `out` already leaves with the first.
 ///
 /// # Errors
-/// [`SessionEnd::LoginFailed`] whether it was the user or the password.
+/// [`SessionEnd::LoginFailed`] whether it was the user, the password or the certificate; [`SessionEnd::Throttled`] after
+/// too many of them, whatever it was.
 pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     received: &mut BytesMut,
     out: &mut BytesMut,
-    user: &str,
-    binding: &ChannelBinding,
+    attempt: &Attempt<'_>,
     gate: &Gate,
 ) -> Result<Identity, SessionEnd> {
+    let standing = gate.throttle.standing(attempt.network, attempt.user, gate.uptime());
+    let outcome = match exchange(stream, received, out, attempt, standing, gate).await {
+        // The password was right, and yet: this network does not look like its owner's.
+        Ok(_) if standing.refuses_a_right_password().is_some() => {
+            Err(SessionEnd::LoginFailed { user: attempt.user.to_owned() })
+        }
+        other => other,
+    };
+    match outcome {
+        Ok(identity) => {
+            gate.throttle.succeeded(attempt.network, attempt.user, gate.uptime());
+            Ok(identity)
+        }
+        Err(end @ (SessionEnd::LoginFailed { .. } | SessionEnd::Scram(_))) => {
+            if let Some(account) = gate.throttle.failed(attempt.network, attempt.user, gate.uptime()) {
+                let (network, user) = (attempt.network, excerpt(attempt.user));
+                tracing::warn!(%network, user, reason = account.label(), "too many failed logins");
+            }
+            Err(standing.throttled().map_or(end, SessionEnd::Throttled))
+        }
+        Err(end) => Err(end),
+    }
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    received: &mut BytesMut,
+    out: &mut BytesMut,
+    attempt: &Attempt<'_>,
+    standing: Standing,
+    gate: &Gate,
+) -> Result<Identity, SessionEnd> {
+    let Attempt { user, binding, certificate, .. } = *attempt;
+    // Who has failed too often does not cause looks into the catalog.
+    let may_look = standing.throttled().is_none();
     let mut login = gate.reader.snapshot().login(user).cloned();
-    if login.is_none() {
+    if login.is_none() && may_look {
         gate.look_again().await;
         login = gate.reader.snapshot().login(user).cloned();
+    }
+    let demand = gate.tls.current().bindings.demand(user, certificate);
+    if demand == Demand::Nothing
+        && let Some(identity) = login.as_ref().and_then(by_certificate)
+    {
+        return Ok(identity);
     }
     reply::authentication_sasl(out, mechanisms(binding));
     stream.write_all_buf(out).await.map_err(SessionEnd::ClientIo)?;
@@ -81,7 +136,7 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
 
     let last = password_message(stream, received).await?;
     let proved = match prove(&exchange, last.body(), login.as_ref()) {
-        Err(ScramError::Proof) => {
+        Err(ScramError::Proof) if may_look => {
             gate.look_again().await;
             let newer = gate.reader.snapshot().login(user).cloned();
             prove(&exchange, last.body(), newer.as_ref())
@@ -89,13 +144,32 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         other => other,
     };
     match proved {
+        // Bound to a certificate that this connection has not shown: the same steps, and the same end as a wrong password.
+        Ok(_) if demand != Demand::Password => {
+            tracing::info!(user = excerpt(user), "a login was refused for want of the certificate that it is bound to");
+            Err(SessionEnd::LoginFailed { user: user.to_owned() })
+        }
         Ok((identity, signature)) => {
-            reply::authentication_sasl_final(out, &signature);
+            // Not before it is known that the password may open: the signature is the server's proof.
+            if standing.refuses_a_right_password().is_none() {
+                reply::authentication_sasl_final(out, &signature);
+            }
             Ok(identity)
         }
         Err(ScramError::Proof) => Err(SessionEnd::LoginFailed { user: user.to_owned() }),
         Err(error) => Err(broken(error)),
     }
+}
+
+/// A certificate stands for the password of a login that is alive.
+fn by_certificate(login: &Arc<Login>) -> Option<Identity> {
+    let version = login.accepted(Timestamp::now()).next()?.version;
+    Some(Identity { login: login.clone(), version })
+}
+
+/// A name that a client chose, short enough for the log.
+fn excerpt(name: &str) -> String {
+    name.chars().take(63).collect()
 }
 
 fn prove(

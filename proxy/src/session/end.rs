@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use portcullis_wire::{ErrorMessage, Severity, SqlState, WireError};
 
 use crate::budget::OverBudget;
 use crate::pool::LeaseError;
+use crate::throttle::Throttled;
 use crate::upstream::UpstreamError;
 
 /// Why a connection or session is over.
@@ -52,6 +54,9 @@ pub enum SessionEnd {
         /// The user name that was given.
         user: String,
     },
+    /// Too many have failed before; whether this one would have is not told.
+    #[error("refused after too many failed logins")]
+    Throttled(Throttled),
     /// The SCRAM exchange itself was broken.
     #[error("the SCRAM exchange was broken: {0}")]
     Scram(String),
@@ -138,6 +143,7 @@ impl SessionEnd {
             Self::NoAlpn => "no_alpn",
             Self::TlsRequired => "tls_required",
             Self::LoginFailed { .. } => "login_failed",
+            Self::Throttled(account) => account.label(),
             Self::Scram(_) => "scram",
             Self::NoDatabase { .. } => "no_database",
             Self::Setting(_) => "setting",
@@ -164,8 +170,25 @@ impl SessionEnd {
     pub fn is_remarkable(&self) -> bool {
         !matches!(
             self,
-            Self::ClientGone | Self::ClientTerminated | Self::CancelRequest | Self::Draining | Self::LoginEnded
+            // Those who are throttled are told of once, when that begins.
+            Self::ClientGone
+                | Self::ClientTerminated
+                | Self::CancelRequest
+                | Self::Draining
+                | Self::LoginEnded
+                | Self::Throttled(_)
         )
+    }
+
+    /// Writes the last message to a client that has no session yet, in the form that its protocol has.
+    pub fn write_farewell(&self, out: &mut BytesMut) {
+        let Some(message) = self.farewell() else { return };
+        match self {
+            Self::ClientProtocol(WireError::UnsupportedProtocol { major: ..=2, .. }) => {
+                message.encode_error_before_3(out)
+            }
+            _ => message.encode_error(out),
+        }
     }
 
     /// The last message to the client; `None` when nobody listens or all has been said.
@@ -195,6 +218,12 @@ impl SessionEnd {
                 format!("password authentication failed for user \"{}\"", shown(user)),
             )
             .hint("Take the connection URI as it was issued; after a rotation, reveal it again."),
+            Self::Throttled(_) => {
+                fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "too many failed logins; try again later").hint(
+                    "Many logins from this network, or under this user name, have failed within the last minutes. Correct the \
+                     password wherever it is stored, and wait a minute.",
+                )
+            }
             Self::Scram(_) => fatal(SqlState::PROTOCOL_VIOLATION, "malformed or unacceptable SCRAM message"),
             Self::NoDatabase { database } => {
                 fatal(SqlState::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", shown(database)))

@@ -16,7 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use super::end::SessionEnd;
 use super::stream::ClientStream;
 use crate::door::{Arrival, Socket};
-use crate::tls::{ALPN_POSTGRESQL, Tls, TlsIdentity};
+use crate::tls::clients::ClientCertificate;
+use crate::tls::{ALPN_POSTGRESQL, Opening, Tls};
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -40,6 +41,8 @@ pub struct Opened {
     pub message: StartupMessage,
     /// What SCRAM-SHA-256-PLUS binds to.
     pub binding: ChannelBinding,
+    /// The client's certificate, verified.
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// A connection that has no session must still be told why: the stream comes back with the reason.
@@ -79,8 +82,8 @@ async fn in_the_clear(mut stream: ClientStream) -> Result<Negotiated, Refused> {
         let asked = match next_packet(&mut stream, &mut received).await {
             Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key, stream)),
             Ok(StartupPacket::StartupMessage(message)) => {
-                let binding = ChannelBinding::None;
-                return Ok(Negotiated::Session(Box::new(Opened { stream, received, message, binding })));
+                let (binding, certificate) = (ChannelBinding::None, None);
+                return Ok(Negotiated::Session(Box::new(Opened { stream, received, message, binding, certificate })));
             }
             Ok(StartupPacket::SslRequest) => &mut asked_tls,
             Ok(StartupPacket::GssEncRequest) => &mut asked_gss,
@@ -105,7 +108,7 @@ async fn with_tls(mut socket: TcpStream, tls: &Tls) -> Result<Negotiated, Refuse
         return Err(SessionEnd::ClientGone.into());
     }
     if first[0] == TLS_HANDSHAKE {
-        return shake_hands(socket, tls, true).await;
+        return shake_hands(socket, tls, Opening::Direct).await;
     }
     let mut received = BytesMut::new();
     let mut gss_refused = false;
@@ -131,29 +134,34 @@ async fn with_tls(mut socket: TcpStream, tls: &Tls) -> Result<Negotiated, Refuse
         return Err(SessionEnd::PlaintextInjected.into());
     }
     socket.write_all(b"S").await.map_err(SessionEnd::ClientIo)?;
-    shake_hands(socket, tls, false).await
+    shake_hands(socket, tls, Opening::Negotiated).await
 }
 
-async fn shake_hands(socket: TcpStream, tls: &Tls, direct: bool) -> Result<Negotiated, Refused> {
-    let identity = tls.current();
-    let config = if direct { &identity.direct } else { &identity.negotiated };
-    let stream = TlsAcceptor::from(config.clone()).accept(socket).await.map_err(SessionEnd::TlsHandshake)?;
-    if direct && stream.get_ref().1.alpn_protocol() != Some(ALPN_POSTGRESQL) {
+async fn shake_hands(socket: TcpStream, tls: &Tls, opening: Opening) -> Result<Negotiated, Refused> {
+    let handshake = tls.current().handshake(opening);
+    let stream = TlsAcceptor::from(handshake.config.clone()).accept(socket).await.map_err(SessionEnd::TlsHandshake)?;
+    let connection = stream.get_ref().1;
+    if opening == Opening::Direct && connection.alpn_protocol() != Some(ALPN_POSTGRESQL) {
         return Err(SessionEnd::NoAlpn.into());
     }
-    inside_tls(ClientStream::Tls(Box::new(stream)), &identity).await
+    let certificate = connection.peer_certificates().and_then(<[_]>::first).map(|leaf| ClientCertificate::read(leaf));
+    let binding = match handshake.server_end_point() {
+        Some(hash) => ChannelBinding::TlsServerEndPoint(hash.to_owned()),
+        None => ChannelBinding::None,
+    };
+    inside_tls(ClientStream::Tls(Box::new(stream)), binding, certificate).await
 }
 
-async fn inside_tls(mut stream: ClientStream, identity: &TlsIdentity) -> Result<Negotiated, Refused> {
+async fn inside_tls(
+    mut stream: ClientStream,
+    binding: ChannelBinding,
+    certificate: Option<ClientCertificate>,
+) -> Result<Negotiated, Refused> {
     let mut received = BytesMut::new();
     let end = match next_packet(&mut stream, &mut received).await {
         Ok(StartupPacket::CancelRequest(key)) => return Ok(Negotiated::Cancel(key, stream)),
         Ok(StartupPacket::StartupMessage(message)) => {
-            let binding = match &identity.server_end_point {
-                Some(hash) => ChannelBinding::TlsServerEndPoint(hash.clone()),
-                None => ChannelBinding::None,
-            };
-            return Ok(Negotiated::Session(Box::new(Opened { stream, received, message, binding })));
+            return Ok(Negotiated::Session(Box::new(Opened { stream, received, message, binding, certificate })));
         }
         // TLS inside TLS, or GSS inside it, is nothing that a client has a reason to ask for.
         Ok(StartupPacket::SslRequest | StartupPacket::GssEncRequest) => SessionEnd::ClientMessage(0),

@@ -96,6 +96,12 @@ impl ErrorMessage {
         self.encode(buf, b'E');
     }
 
+    /// Appends it as clients of protocol 2.0 and older understand it: no length, one line of text.
+    pub fn encode_error_before_3(&self, buf: &mut BytesMut) {
+        buf.put_u8(b'E');
+        stripped(buf, &format!("{}:  {}\n", self.severity.as_str(), clip(&self.message)));
+    }
+
     /// Appends it as NoticeResponse.
     pub fn encode_notice(&self, buf: &mut BytesMut) {
         self.encode(buf, b'N');
