@@ -269,7 +269,10 @@ fn faults(count: u64, most: [u64; 2], ways: &[Break], random: &mut Random) -> Ve
         // Spread evenly, then moved a little: no stretch is left out.
         let step = bound / (count / 4 + 1) + 1;
         let after = (i / 4 * step + random.below(step)).min(bound);
-        faults.push(Fault { to_server, after, way: ways[(i / 2 % ways.len() as u64) as usize] });
+        let way = ways[(i / 2 % ways.len() as u64) as usize];
+        // Half of them with something under way; garbage comes where it is due.
+        let later = if i % 8 < 4 || way == Break::Garble { 0 } else { random.below(40) };
+        faults.push(Fault { to_server, after, later: Duration::from_millis(later), way });
     }
     for at in (1..faults.len()).rev() {
         faults.swap(at, random.below(at as u64 + 1) as usize);
@@ -456,7 +459,7 @@ async fn a_row_that_is_cut_is_never_completed() {
     let mut cut = 0;
     for back in [200_u64, 120, 60] {
         // The sidecar connects as well, and carries less.
-        network.plan([Fault { to_server: false, after: ordinary - back, way: Break::Close }; 4]);
+        network.plan([Fault { to_server: false, after: ordinary - back, later: Duration::ZERO, way: Break::Close }; 4]);
         let mut wire = Wire::login(&scene.credentials).await;
         wire.send(&bytes(&format!("Q {query}"))).await.unwrap();
         let heard = within(PATIENCE / 4, "the end", wire.until_closed()).await;
@@ -537,7 +540,7 @@ async fn a_day_of_churn() {
                         0 => customer.vanish(),
                         1 => customer.vanish_within(&mut random).await,
                         2 => customer.leaves().await,
-                        _ => drop(customer.does(TOUR[random.below(14) as usize]).await),
+                        _ => drop(customer.does(TOUR[random.below(TOUR.len() as u64) as usize]).await),
                     }
                 }
                 match random.below(2) {

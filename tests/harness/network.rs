@@ -17,6 +17,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::{Instant, timeout_at},
 };
 
 use crate::wait::until;
@@ -41,6 +42,8 @@ pub struct Fault {
     pub to_server: bool,
     /// How many bytes pass before.
     pub after: u64,
+    /// How long the connection still works behind them: what they ask for is under way then.
+    pub later: Duration,
     /// What happens then.
     pub way: Break,
 }
@@ -211,20 +214,31 @@ async fn pass(
     direction: usize,
 ) -> Result<(), Break> {
     let mut buffer = vec![0; 16 * 1024];
-    let mut passed = 0_u64;
+    let (mut passed, mut ends) = (0_u64, None);
     loop {
-        let left = fault.map_or(u64::MAX, |fault| fault.after - passed);
+        let left = fault.filter(|_| ends.is_none()).map_or(u64::MAX, |fault| fault.after - passed);
         if let (0, Some(fault)) = (left, fault) {
             state.struck.fetch_add(1, Relaxed);
-            if fault.way == Break::Garble {
-                let _ = to.write_all(&garbage(fault.after)).await;
-            }
-            return Err(fault.way);
+            ends = Some((Instant::now() + fault.later, fault));
+            continue;
         }
         let speed = state.bytes_per_second.load(Relaxed);
         let most = if speed == 0 { buffer.len() as u64 } else { (speed / 50).clamp(1, buffer.len() as u64) };
         let most = usize::try_from(most.min(left)).unwrap_or(buffer.len());
-        let count = from.read(&mut buffer[..most]).await.map_err(as_break)?;
+        let read = from.read(&mut buffer[..most]);
+        let count = match ends {
+            None => read.await.map_err(as_break)?,
+            // A read that could go on at once does not, when the time has come.
+            Some((at, fault)) => match timeout_at(at, read).await {
+                Ok(count) if Instant::now() < at => count.map_err(as_break)?,
+                _ => {
+                    if fault.way == Break::Garble {
+                        let _ = to.write_all(&garbage(fault.after)).await;
+                    }
+                    return Err(fault.way);
+                }
+            },
+        };
         if count == 0 {
             let _ = to.shutdown().await;
             return Ok(());

@@ -39,6 +39,7 @@ impl Random {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Ask,
+    AskSlowly,
     AskPrepared,
     AskForSettings,
     AskThreeTimes,
@@ -55,8 +56,9 @@ pub enum Step {
 }
 
 /// All of them, in the order of a tour.
-pub const TOUR: [Step; 14] = [
+pub const TOUR: [Step; 16] = [
     Step::Ask,
+    Step::AskSlowly,
     Step::Insert,
     Step::AskPrepared,
     Step::InsertPrepared,
@@ -65,6 +67,7 @@ pub const TOUR: [Step; 14] = [
     Step::ReadRows,
     Step::CopyIn,
     Step::AskThreeTimes,
+    Step::AskSlowly,
     Step::PipelinedTransaction,
     Step::CopyOut,
     Step::RollBack,
@@ -280,6 +283,12 @@ impl Customer {
             Step::Ask => {
                 let heard = self.say(&format!("Q SELECT '{tag}:'"), 1).await?;
                 self.expect(&heard, &format!("T D({tag}:) C(SELECT 1) ZI"));
+            }
+            // Still at work when the connection breaks behind the question.
+            Step::AskSlowly => {
+                let script = format!("Q SELECT '{tag}:' || count(*) FROM generate_series(1, 300000)");
+                let heard = self.say(&script, 1).await?;
+                self.expect(&heard, &format!("T D({tag}:300000) C(SELECT 1) ZI"));
             }
             Step::AskPrepared => self.ask_prepared().await?,
             Step::AskForSettings => {
