@@ -49,7 +49,8 @@ pub(super) struct State {
 struct Pool {
     open: usize,
     connecting: usize,
-    idle: VecDeque<Upstream>,
+    /// Boxed as in a lease, which comes from here and returns with every transaction.
+    idle: VecDeque<Box<Upstream>>,
     waiters: VecDeque<Waiter>,
     /// Raised by RECONNECT: connections of an earlier era are closed when their session lets go of them.
     era: u64,
@@ -234,10 +235,10 @@ impl ServerPools {
         while let Some(mut upstream) = pool.idle.pop_back() {
             let moved = !upstream.leads_to(server);
             if !moved && upstream.is_quiet() {
-                found = Some(Box::new(upstream));
+                found = Some(upstream);
                 break;
             }
-            closing.push(upstream);
+            closing.push(*upstream);
             self.metrics.upstream_closed(if moved { "moved" } else { "dead" });
         }
         state.closed(key, closing.len());
@@ -304,7 +305,7 @@ impl ServerPools {
         let upstream = state.pools.get_mut(&key).and_then(|pool| pool.idle.pop_front());
         state.closed(&key, usize::from(upstream.is_some()));
         self.metrics.upstream_closed("evicted");
-        closing.extend(upstream);
+        closing.extend(upstream.map(|upstream| *upstream));
         true
     }
 
@@ -352,7 +353,7 @@ impl ServerPools {
         if let Grant::Connection(upstream, place) = grant {
             place.hand_over(); // to the idle connection, which stays counted
             if let Some(pool) = state.pools.get_mut(&key) {
-                pool.idle.push_back(*upstream);
+                pool.idle.push_back(upstream);
             }
             closing = self.serve_waiters(&mut state);
         }
@@ -473,7 +474,7 @@ impl ServerPools {
                 });
             pool.idle = kept;
             state.closed(&key, gone.len());
-            stale.extend(gone);
+            stale.extend(gone.into_iter().map(|upstream| *upstream));
         }
         let held = &self.held;
         state.pools.retain(|key, pool| pool.open > 0 || !pool.waiters.is_empty() || held.has(&key.workspace));
@@ -488,14 +489,14 @@ impl ServerPools {
         let mut taken = Vec::new();
         for key in keys {
             let Some(pool) = state.pools.get_mut(&key) else { continue };
-            let idle: Vec<Upstream> = pool.idle.drain(..).collect();
+            let idle = std::mem::take(&mut pool.idle);
             // Their places are of the era that ends.
             let places: Vec<Place> = idle.iter().map(|_| self.place(&state, &key)).collect();
             if renew && let Some(pool) = state.pools.get_mut(&key) {
                 pool.era += 1;
                 pool.outdated = pool.open;
             }
-            taken.extend(idle.into_iter().map(Box::new).zip(places));
+            taken.extend(idle.into_iter().zip(places));
         }
         taken
     }
