@@ -38,7 +38,14 @@ jdbc_jar() {
     [[ -e $jar ]] && echo "$jar"
 }
 
-# The packages that a set of needs lacks: missing_packages build | server | drivers | bench …
+# Where Debian's packages put the sources of Go's libraries.
+go_path=/usr/share/gocode
+
+have_ruby() { have ruby && ruby -e "require '$1'" >/dev/null 2>&1; }
+
+have_php() { have php && php -r 'exit(in_array("pgsql", PDO::getAvailableDrivers()) && function_exists("pg_connect") ? 0 : 1);' 2>/dev/null; }
+
+# The packages that a set of needs lacks: missing_packages build | server | bench | python | node | java | go | ruby | php | perl | odbc …
 missing_packages() {
     local need
     for need in "$@"; do
@@ -56,48 +63,71 @@ missing_packages() {
             have jq || echo jq
             have setpriv || echo util-linux
             ;;
-        drivers)
-            have_venv || echo python3-venv
+        # The runtimes of the drivers that the end-to-end tests run, each for itself: what cannot be had is skipped.
+        python) have_venv || echo python3-venv ;;
+        node)
             have node || echo nodejs
             # Packages of Node.js from elsewhere bring npm along; then the package `npm` would conflict with them.
             have npm || echo npm
+            ;;
+        java)
             { have java && have javac; } || echo default-jdk-headless
             jdbc_jar >/dev/null || echo libpostgresql-jdbc-java
             ;;
-        bench)
-            have python3 || echo python3
-            [[ -n ${PGBOUNCER:-} ]] || have pgbouncer || echo pgbouncer
+        go)
+            have go || echo golang-go
+            [[ -d $go_path/src/github.com/lib/pq ]] || echo golang-github-lib-pq-dev
+            [[ -d $go_path/src/github.com/jackc/pgx/v4 ]] || echo golang-github-jackc-pgx-v4-dev
             ;;
+        ruby)
+            have ruby || echo ruby
+            have_ruby pg || echo ruby-pg
+            have_ruby active_record || echo ruby-activerecord
+            ;;
+        php) have_php || echo php-cli php-pgsql ;;
+        perl) perl -MDBD::Pg -e 1 2>/dev/null || echo libdbd-pg-perl ;;
+        odbc) compgen -G '/usr/lib/*/odbc/psqlodbcw.so' >/dev/null || echo odbc-postgresql ;;
         esac
     done | tr ' ' '\n' | sort -u
 }
 
 # Makes sure that everything a set of needs wants is there: ensure_packages build server …
 ensure_packages() {
-    local -a missing as_root=()
+    local -a missing
     mapfile -t missing < <(missing_packages "$@")
     if ((${#missing[@]} == 0)); then
         return
     fi
     have apt-get || die "these are missing and there is no apt-get to install them with: ${missing[*]}"
-    if ((EUID != 0)); then
-        have sudo || die "please install as root: apt-get install --no-install-recommends ${missing[*]}"
-        as_root=(sudo)
-    fi
-    say "Installing Debian packages: ${missing[*]}"
-    if [[ " ${missing[*]} " == *" postgresql "* ]]; then
-        note "Debian's package also makes a cluster of its own on port 5432; it is not used here."
-    fi
-    if [[ " ${missing[*]} " == *" pgbouncer "* ]]; then
-        note "Debian's package also starts a PgBouncer of its own on port 6432; it is not used here."
-    fi
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
-        </dev/null | sed 's/^/        /' >&2
+    ((EUID == 0)) || have sudo || die "please install as root: apt-get install --no-install-recommends ${missing[*]}"
+    install_packages "${missing[@]}" || true
     mapfile -t missing < <(missing_packages "$@")
     if ((${#missing[@]} > 0)); then
         die "still missing after the installation: ${missing[*]}"
     fi
+}
+
+# The same, for what one can do without: fails, and says nothing.
+try_packages() {
+    local -a missing
+    mapfile -t missing < <(missing_packages "$@")
+    if ((${#missing[@]} == 0)); then
+        return
+    fi
+    have apt-get && { ((EUID == 0)) || sudo -n true 2>/dev/null; } && install_packages "${missing[@]}" || return 1
+    [[ -z $(missing_packages "$@") ]]
+}
+
+install_packages() {
+    local -a as_root=()
+    ((EUID == 0)) || as_root=(sudo)
+    say "Installing Debian packages: $*"
+    if [[ " $* " == *" postgresql "* ]]; then
+        note "Debian's package also makes a cluster of its own on port 5432; it is not used here."
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+        </dev/null | sed 's/^/        /' >&2
 }
 
 # Rust comes from rustup, not from Debian (its version is too old).

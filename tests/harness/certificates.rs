@@ -27,8 +27,14 @@ impl Authority {
     /// A new authority.
     #[must_use]
     pub fn new() -> Authority {
+        Authority::named("Portcullis test CA")
+    }
+
+    /// A new authority under another name: one of the same name is tried first, and found wrong later.
+    #[must_use]
+    pub fn named(name: &str) -> Authority {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Portcullis test CA");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().expect("a key");

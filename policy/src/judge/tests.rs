@@ -445,6 +445,8 @@ fn functions_in_every_disguise() {
         target.schema SELECT nextval('dl_cache.s')
         target.unqualified SELECT nextval('s')
         ok SELECT nextval('storage.s'), currval('storage."S"'), lastval()
+        ok SELECT CURRVAL($1)
+        ok SELECT pg_catalog.currval($1)
         ok SELECT setval(pg_get_serial_sequence('storage.t', 'id'), 10)
         ok SELECT p.full_name, (p).title, p.* FROM dl_resolved.people p
         ok SELECT now(), lower('A'), extract(epoch FROM now()), position('a' IN 'b'), trim(' a '), CURRENT_USER

@@ -102,6 +102,8 @@ pub(super) enum Expect {
     Query { permit: Option<Permit>, completed: usize, refusal: Option<Refusal> },
     /// A Parse of the client's, or one that only re-prepares (`visible: false`).
     Parse { visible: bool, named: bool, statement: Arc<Statement>, undo: Undo },
+    /// A Parse that only gives a DEALLOCATE something to find.
+    StandIn,
     /// A Parse that must fail.
     RefusedParse(Refusal),
     /// Bind.

@@ -60,6 +60,12 @@ impl Outgoing {
         self.note(encoded);
     }
 
+    /// Parse of nothing at all under a name of the client's: something for the client's own DEALLOCATE to find.
+    pub fn parse_nothing(&mut self, name: &str) {
+        let encoded = encode::parse(&mut self.buffer, name, "", &[0, 0]);
+        self.note(encoded);
+    }
+
     /// One of the proxy's own statements.
     pub fn control(&mut self, control: &Control) {
         let encoded = encode::query(&mut self.buffer, &control.0);

@@ -139,6 +139,7 @@ impl Exchange {
         }
         let Some(upstream) = upstream else { return Performed::NeedsLease(Message::Query(permit)) };
         self.bring_settings(upstream);
+        self.stand_in(&permit, upstream);
         self.prepare_for(&permit, upstream);
         self.spoil_repeat();
         upstream.outgoing.query(&permit);
@@ -204,6 +205,23 @@ impl Exchange {
             }
         }
         None
+    }
+
+    /// DEALLOCATE of a protocol-level statement among other statements of a Query (psqlodbc puts a savepoint around it):
+    /// the server knows that statement by another name or not at all, so it gets one of this name that holds no text.
+    /// Neither message can fail. Whether the Query comes as far as its DEALLOCATE is not known: the reset cleans up.
+    fn stand_in(&mut self, permit: &Permit, upstream: &mut UpstreamState) {
+        for effect in permit.effects() {
+            if let Effect::SqlDeallocate { name } = effect
+                && self.statements.contains_key(name)
+            {
+                upstream.outgoing.close(Target::Statement, name);
+                upstream.outgoing.parse_nothing(name);
+                self.expect(Expect::Close { visible: false, undo: Undo::Nothing });
+                self.expect(Expect::StandIn);
+                self.tainted = true;
+            }
+        }
     }
 
     /// What holds from the moment the text is sent, whether or not it succeeds.

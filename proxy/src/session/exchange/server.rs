@@ -101,6 +101,7 @@ impl Exchange {
                     Handled::Swallowed
                 }
             }
+            (Expect::StandIn, b'1') => Handled::Swallowed,
             (Expect::Bind { .. }, b'2') => Handled::Forward,
             (Expect::Describe { .. }, b't') => return Ok(Handled::Forward),
             (Expect::Describe { .. }, b'T' | b'n') => Handled::Forward,

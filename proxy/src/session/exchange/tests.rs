@@ -387,6 +387,22 @@ fn resets_are_answered_from_the_session_s_own_books() {
     assert_eq!(talk.query("").heard(), "I ZI");
 }
 
+/// What psqlodbc sends when a statement's handle is freed within a transaction (P42).
+#[test]
+fn a_deallocate_among_other_statements_finds_the_name_that_the_client_knows() {
+    let mut talk = Talk::new();
+    talk.query("BEGIN").done("BEGIN").ready(InTransaction).heard();
+    talk.parse("s1", "SELECT 1").sync().server(reply::parse_complete).ready(InTransaction).heard();
+    talk.sent();
+    talk.query("SAVEPOINT a;DEALLOCATE s1;RELEASE a");
+    assert_eq!(talk.sent(), "C(s1) P(s1,) Q(SAVEPOINT a;DEALLOCATE s1;RELEASE a)");
+    talk.server(reply::close_complete).server(reply::parse_complete);
+    talk.done("SAVEPOINT").done("DEALLOCATE").done("RELEASE").ready(InTransaction);
+    assert_eq!(talk.heard(), "C(SAVEPOINT) C(DEALLOCATE) C(RELEASE) ZT");
+    assert!(talk.parse("s1", "SELECT 2").sent().contains("SELECT 2"), "the name is free again");
+    assert!(talk.exchange.take_taint(), "had the Query failed before, the stand-in would still be there");
+}
+
 #[test]
 fn what_cannot_be_carried_over_pins_and_taints() {
     let mut talk = Talk::new();
