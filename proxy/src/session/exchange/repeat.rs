@@ -1,14 +1,14 @@
 //! "cached plan must not change result type": what PostgreSQL says when a table has changed under a prepared statement.
 //!
 //! The client has mostly no idea that its statement was prepared long ago, by another session maybe, so it must not hear
-//! that. Outside a transaction, where nothing but this statement's own messages came before, nothing has happened yet: the
+//! that, unless it has learnt the columns before. Outside a transaction, where nothing but this statement's own messages came before, nothing has happened yet: the
 //! statement is prepared anew, and what followed its Parse is sent again. In a transaction the error stands, as it has
 //! failed the transaction; it is the only one, since every connection prepares anew afterwards.
 
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
-use portcullis_wire::{Frame, TransactionStatus};
+use portcullis_wire::{Frame, Frontend, TransactionStatus};
 
 use super::client::Performed;
 use super::{Exchange, Expect, Surroundings};
@@ -35,6 +35,16 @@ impl Repeat {
     pub(super) fn spoil(&mut self) {
         self.spoilt = true;
         self.frames.clear();
+    }
+
+    /// Whether the client hears what the columns are by now. A driver that has described its named statement before (asyncpg,
+    /// JDBC) takes the rows for what they were then: it needs the error, and prepares anew by itself.
+    fn tells_the_columns(&self) -> bool {
+        let named = |frame: &Frame| match Frontend::decode(frame.tag(), frame.body()) {
+            Ok(Frontend::Bind { statement, .. }) => !statement.is_empty(),
+            _ => false,
+        };
+        self.frames.iter().any(|frame| frame.tag() == b'D') || !self.frames.iter().any(named)
     }
 }
 
@@ -102,6 +112,9 @@ impl Exchange {
             _ => return false,
         };
         if self.repeat.spoilt || self.repeat.frames.is_empty() || upstream.status != TransactionStatus::Idle {
+            return false;
+        }
+        if !self.repeat.tells_the_columns() {
             return false;
         }
         if no_sync {
