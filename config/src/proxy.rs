@@ -50,6 +50,8 @@ pub struct ListenConfig {
     pub handshakes_max: usize,
     /// The same from one network (/24, /64).
     pub handshakes_per_network_max: usize,
+    /// Threads that sessions run on.
+    pub threads: u16,
     /// A port in the clear, on loopback.
     pub plaintext_address: Option<SocketAddr>,
     /// A Unix socket, in the clear.
@@ -258,6 +260,7 @@ impl ListenConfig {
             clients_max: keys.number("listen.clients_max", 1..=1_000_000, 10_000),
             handshakes_max: keys.number("listen.handshakes_max", 1..=100_000, 256),
             handshakes_per_network_max: keys.number("listen.handshakes_per_network_max", 1..=100_000, 128),
+            threads: keys.number("listen.threads", 0..=1024, 0),
             plaintext_address: keys.parsed("listen.plaintext_address", LOOPBACK, |text| {
                 text.parse().ok().filter(|address: &SocketAddr| address.ip().to_canonical().is_loopback())
             }),

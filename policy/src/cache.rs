@@ -14,6 +14,7 @@ use quick_cache::{Equivalent, Weighter};
 
 use crate::document::RolePolicy;
 use crate::judge::judge;
+use crate::plain::outline;
 use crate::shape::shape;
 use crate::verdict::{Denial, Permit, Surface, Target, Verdict};
 
@@ -77,6 +78,8 @@ pub struct VerdictCache {
 struct Kept {
     texts: Cache<TextKey, Verdict, Bytes, ahash::RandomState>,
     shapes: Cache<ShapeKey, Permit, Bytes, ahash::RandomState>,
+    /// By the [outline] of a text, which is quicker to tell than its shape and says as much.
+    outlines: Cache<ShapeKey, Permit, Bytes, ahash::RandomState>,
 }
 
 /// A role is known by its address: the [`Scope`] in the map keeps it from being used again.
@@ -87,8 +90,8 @@ impl VerdictCache {
     pub fn new(bytes_max: usize) -> Self {
         let kept = (bytes_max > 0).then(|| {
             // Shapes answer for many texts each and are few.
-            let shapes = bytes_max / 4;
-            Kept { texts: cache(bytes_max - shapes), shapes: cache(shapes) }
+            let shapes = bytes_max / 8;
+            Kept { texts: cache(bytes_max - 2 * shapes), shapes: cache(shapes), outlines: cache(shapes) }
         });
         Self { kept, scopes: Mutex::default() }
     }
@@ -121,16 +124,27 @@ impl VerdictCache {
         let Some(kept) = self.kept.as_ref().filter(|_| text.len() <= TEXT_BYTES_MAX) else {
             return (scope.judge(surface, text), Found::Judged);
         };
+        let number = scope.0.number;
         let readable = std::str::from_utf8(text).ok();
-        let shape = readable.and_then(shape);
-        if let (Some(text), Some(shape)) = (readable, &shape) {
-            let asked = Asked { scope: scope.0.number, surface, what: shape };
-            if let Some(permit) = kept.shapes.get(&asked) {
-                return (Verdict::Allow(permit.of_same_shape(text)), Found::Shape);
+        let outline = readable.and_then(outline);
+        if let (Some(text), Some(outline)) = (readable, &outline)
+            && let Some(permit) = kept.outlines.get(&Asked { scope: number, surface, what: outline })
+        {
+            return (Verdict::Allow(permit.of_same_shape(text)), Found::Shape);
+        }
+        let outlined = |permit: &Permit| {
+            if let Some(outline) = &outline {
+                kept.outlines.insert(Key { scope: number, surface, what: outline.as_slice().into() }, permit.clone());
             }
+        };
+        let shape = readable.and_then(shape);
+        if let (Some(text), Some(shape)) = (readable, &shape)
+            && let Some(permit) = kept.shapes.get(&Asked { scope: number, surface, what: shape })
+        {
+            outlined(&permit);
+            return (Verdict::Allow(permit.of_same_shape(text)), Found::Shape);
         }
         let verdict = scope.judge(surface, text);
-        let number = scope.0.number;
         let what = match &verdict {
             Verdict::Allow(permit) => Text::Passed(permit.shared_text().clone()),
             Verdict::Deny(_) => Text::Refused(text.into()),
@@ -138,6 +152,7 @@ impl VerdictCache {
         if let (Verdict::Allow(permit), Some(shape)) = (&verdict, shape)
             && !permit.literals_matter()
         {
+            outlined(permit);
             kept.shapes.insert(Key { scope: number, surface, what: shape }, permit.clone());
         }
         kept.texts.insert(Key { scope: number, surface, what }, verdict.clone());
@@ -149,7 +164,7 @@ impl VerdictCache {
         self.kept.as_ref().map_or_else(CacheSize::default, |kept| CacheSize {
             texts: kept.texts.len(),
             shapes: kept.shapes.len(),
-            bytes: kept.texts.weight() + kept.shapes.weight(),
+            bytes: kept.texts.weight() + kept.shapes.weight() + kept.outlines.weight(),
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod functions;
 pub mod fuzz;
 pub mod grants;
 mod judge;
+mod plain;
 mod rule;
 mod scan;
 mod settings;

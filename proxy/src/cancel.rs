@@ -58,7 +58,7 @@ pub struct CancelSlot {
 
 #[derive(Default)]
 struct State {
-    target: Option<CancelTarget>,
+    target: Option<Arc<CancelTarget>>,
     /// The session waits for a connection, or for one to have its settings.
     preparing: bool,
     /// A cancel came while it did.
@@ -243,7 +243,7 @@ impl CancelSlot {
 
     /// The session now runs its statements on this connection. `true`: a cancel came while it waited for that.
     #[must_use]
-    pub fn attach(&self, target: CancelTarget) -> bool {
+    pub fn attach(&self, target: Arc<CancelTarget>) -> bool {
         let mut state = self.lock();
         state.target = Some(target);
         state.preparing = false;
@@ -303,7 +303,7 @@ impl CancelSlot {
 
 /// A cancel on its way to one connection; counted until it has arrived or is dropped.
 pub struct Aimed {
-    target: CancelTarget,
+    target: Arc<CancelTarget>,
     flight: Arc<Flight>,
     /// The server has closed, or has never heard of it.
     arrived: bool,

@@ -66,6 +66,46 @@ impl Socket {
     }
 }
 
+/// An [`Arrival`] on its way to another thread: no event loop watches it.
+pub struct Leaving {
+    socket: Loose,
+    peer: Peer,
+    tls: bool,
+}
+
+enum Loose {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Arrival {
+    /// Takes it from the calling thread's event loop.
+    ///
+    /// # Errors
+    /// Those of the event queue.
+    pub fn leave_thread(self) -> io::Result<Leaving> {
+        let socket = match self.socket {
+            Socket::Tcp(socket) => Loose::Tcp(socket.into_std()?),
+            Socket::Unix(socket) => Loose::Unix(socket.into_std()?),
+        };
+        Ok(Leaving { socket, peer: self.peer, tls: self.tls })
+    }
+}
+
+impl Leaving {
+    /// Has it watched by the calling thread's event loop.
+    ///
+    /// # Errors
+    /// Those of the event queue.
+    pub fn arrive(self) -> io::Result<Arrival> {
+        let socket = match self.socket {
+            Loose::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
+            Loose::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
+        };
+        Ok(Arrival { socket, peer: self.peer, tls: self.tls })
+    }
+}
+
 /// A client's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {

@@ -1,7 +1,7 @@
 //! The accept loop: accepts, bounds and hands over.
 //!
 //! It reads nothing from a client and knows nothing of the protocol but the one error it may have to send. One task
-//! per connection from the first byte on, so that a silent client delays nobody.
+//! per connection from the first byte on, on one of the [workers](crate::workers), so that a silent client delays nobody.
 
 use std::io::{self, Write as _};
 use std::net::Shutdown;
@@ -20,21 +20,23 @@ use crate::door::{Arrival, Door, Socket, tune};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::session;
+use crate::workers::Workers;
 
 /// Pause after a failed accept, e.g. when file descriptors ran out: without it the loop spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Accepts at every door until `stop` is cancelled, then closes them and returns when the last session has ended. Dropping
 /// the future stops accepting, but sessions are tasks of their own.
-pub async fn serve(doors: Vec<Door>, gate: Arc<Gate>, stop: CancellationToken) {
+pub async fn serve(doors: Vec<Door>, gate: Arc<Gate>, workers: Arc<Workers>, stop: CancellationToken) {
     let port = Port {
         clients: gate.clients.clone(),
         metrics: gate.metrics.clone(),
+        workers,
         sessions: TaskTracker::new(),
         tcp: gate.config.listen.tcp,
     };
-    let accepting =
-        doors.into_iter().map(|door| port.accept(door, &stop, |arrival| session::run(arrival, gate.clone())));
+    let session = move |arrival| session::run(arrival, gate.clone());
+    let accepting = doors.into_iter().map(|door| port.accept(door, &stop, session.clone()));
     join_all(accepting).await;
     port.sessions.close();
     port.sessions.wait().await;
@@ -44,14 +46,19 @@ pub async fn serve(doors: Vec<Door>, gate: Arc<Gate>, stop: CancellationToken) {
 struct Port {
     clients: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+    workers: Arc<Workers>,
     sessions: TaskTracker,
     tcp: TcpConfig,
 }
 
 impl Port {
-    async fn accept<S>(&self, door: Door, stop: &CancellationToken, session: impl Fn(Arrival) -> S)
-    where
-        S: Future<Output = ()> + Send + 'static,
+    async fn accept<S>(
+        &self,
+        door: Door,
+        stop: &CancellationToken,
+        session: impl Fn(Arrival) -> S + Clone + Send + 'static,
+    ) where
+        S: Future<Output = ()> + Send,
     {
         loop {
             let accepted = tokio::select! {
@@ -60,7 +67,7 @@ impl Port {
                 accepted = door.accept() => accepted,
             };
             match accepted {
-                Ok(arrival) => self.admit(arrival, &session),
+                Ok(arrival) => self.admit(arrival, session.clone()),
                 Err(error) if belongs_to_one_connection(&error) => {}
                 Err(error) => {
                     self.metrics.accept_failed();
@@ -71,28 +78,35 @@ impl Port {
         }
     }
 
-    fn admit<S>(&self, arrival: Arrival, session: impl Fn(Arrival) -> S)
+    fn admit<S>(&self, arrival: Arrival, session: impl Fn(Arrival) -> S + Send + 'static)
     where
-        S: Future<Output = ()> + Send + 'static,
+        S: Future<Output = ()> + Send,
     {
         let Ok(permit) = self.clients.clone().try_acquire_owned() else {
             self.metrics.connection_refused("clients_max");
             refuse(arrival.socket);
             return;
         };
-        if let Socket::Tcp(socket) = &arrival.socket
-            && let Err(error) = tune(socket, &self.tcp)
-        {
+        let peer = arrival.peer;
+        let tuned = match &arrival.socket {
+            Socket::Tcp(socket) => tune(socket, &self.tcp),
+            Socket::Unix(_) => Ok(()),
+        };
+        let (Ok(leaving), Some(assigned)) = (tuned.and_then(|()| arrival.leave_thread()), self.workers.assign()) else {
             // The client is gone already.
-            tracing::debug!(peer = %arrival.peer, %error, "a connection ended before it began");
+            tracing::debug!(%peer, "a connection ended before it began");
             return;
-        }
+        };
         let open = Open::new(self.metrics.clone(), permit);
-        let session = session(arrival);
-        self.sessions.spawn(async move {
-            let _open = open;
-            session.await;
-        });
+        let handle = assigned.handle().clone();
+        let serve = async move {
+            let _here = (open, assigned);
+            // Watched by the event loop of the thread that it is on now.
+            if let Ok(arrival) = leaving.arrive() {
+                session(arrival).await;
+            }
+        };
+        self.sessions.spawn_on(serve, &handle);
     }
 }
 
@@ -164,7 +178,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let clients = Arc::new(Semaphore::new(clients_max));
-        let port = Port { clients, metrics: metrics.clone(), sessions: TaskTracker::new(), tcp: TcpConfig::default() };
+        let workers = Arc::new(Workers::start(1, 1 << 20).unwrap());
+        let sessions = TaskTracker::new();
+        let port = Port { clients, metrics: metrics.clone(), workers, sessions, tcp: TcpConfig::default() };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             port.accept(Door::Tls(listener), &stopped, |arrival| async move {

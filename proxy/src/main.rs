@@ -17,6 +17,7 @@ use portcullis_proxy::gate::Gate;
 use portcullis_proxy::metrics::Metrics;
 use portcullis_proxy::stop::{Ending, Signals};
 use portcullis_proxy::tls::{Tls, TlsError};
+use portcullis_proxy::workers::Workers;
 use portcullis_proxy::{harden, listen, stop};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -121,8 +122,15 @@ fn start(args: &Args) -> Result<(), StartError> {
     harden::forbid_core_dumps();
     harden::raise_descriptor_limit(config.listen.clients_max);
     let tls = Arc::new(Tls::load(&config.tls)?);
+    let processors =
+        std::thread::available_parallelism().map_or(1, |count| u16::try_from(count.get()).unwrap_or(u16::MAX));
+    let threads = if config.listen.threads == 0 { processors } else { config.listen.threads };
+    let workers = Workers::start(threads, portcullis_policy::STACK_BYTES).map_err(StartError::Process)?;
+    let workers = Arc::new(workers);
+    // For what is not a session: the catalog, the admin port, the accepting itself.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("proxy")
+        .worker_threads(2)
         .thread_stack_size(portcullis_policy::STACK_BYTES)
         .enable_all()
         .build()
@@ -130,14 +138,22 @@ fn start(args: &Args) -> Result<(), StartError> {
     // On the runtime, not on the main thread, whose stack is the system's choice.
     let ready_file = args.ready_file.clone();
     let served = runtime.block_on(async {
-        tokio::spawn(serve(config, tls, ready_file)).await.map_err(|error| StartError::Process(error.into()))?
+        tokio::spawn(serve(config, tls, workers.clone(), ready_file))
+            .await
+            .map_err(|error| StartError::Process(error.into()))?
     });
     runtime.shutdown_timeout(SHUTDOWN_MAX);
+    drop(workers);
     served
 }
 
 /// From the first bind to the end of the last session.
-async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) -> Result<(), StartError> {
+async fn serve(
+    config: ProxyConfig,
+    tls: Arc<Tls>,
+    workers: Arc<Workers>,
+    ready_file: Option<PathBuf>,
+) -> Result<(), StartError> {
     let mut signals = Signals::install().map_err(StartError::Process)?;
     let (wire_port, wire) = bind("listen.address", config.listen.address)?;
     let (admin_port, admin) = bind("admin.address", config.admin.address)?;
@@ -154,7 +170,7 @@ async fn serve(config: ProxyConfig, tls: Arc<Tls>, ready_file: Option<PathBuf>) 
     let ended = CancellationToken::new();
     let admin_task = tokio::spawn(admin::serve(admin_port, Arc::new(view), ended.clone()));
     let doors = std::iter::once(Door::Tls(wire_port)).chain(plain_doors).collect();
-    let mut sessions = tokio::spawn(listen::serve(doors, gate.clone(), draining.clone()));
+    let mut sessions = tokio::spawn(listen::serve(doors, gate.clone(), workers, draining.clone()));
 
     let identity = tls.current();
     tracing::info!(%wire, %admin, version = env!("CARGO_PKG_VERSION"), "listening");

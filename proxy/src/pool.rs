@@ -11,6 +11,7 @@ mod operate;
 mod server;
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,8 @@ use crate::session::settings::{Values, are_dangerous};
 use crate::upstream::{Destination, Upstream, UpstreamError, UpstreamState};
 use held::Held;
 pub use operate::{Order, Standing};
-use server::{Grant, Place, ServerPools, Taken};
+pub(crate) use server::ServerPools;
+use server::{Grant, Place, Taken};
 
 /// How long a connection may take to be made fit for the next session.
 const RESET_MAX: Duration = Duration::from_secs(5);
@@ -38,7 +40,7 @@ const WARMING_MAX: usize = 8;
 const JITTER: u64 = 5;
 
 /// What makes connections interchangeable.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolKey {
     /// The server.
     pub server: ServerId,
@@ -50,6 +52,29 @@ pub struct PoolKey {
     pub role: String,
     /// The generation of the role's login.
     pub generation: Generation,
+    /// Of all the others: keys are looked up several times per transaction.
+    hash: u64,
+}
+
+impl PoolKey {
+    /// The pool of `role`'s connections to a workspace's database.
+    pub fn new(
+        server: ServerId,
+        workspace: WorkspaceId,
+        database: String,
+        role: String,
+        generation: Generation,
+    ) -> Self {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (&server, &workspace, &database, &role, generation).hash(&mut hasher);
+        Self { server, workspace, database, role, generation, hash: hasher.finish() }
+    }
+}
+
+impl Hash for PoolKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 /// Why no connection could be had.
@@ -182,6 +207,11 @@ impl Pools {
         }
     }
 
+    /// The connections to a destination's server: looked up once.
+    fn of<'a>(&self, to: &'a Destination) -> &'a Arc<ServerPools> {
+        to.home.get_or_init(|| self.server(&to.server.id))
+    }
+
     fn server(&self, id: &ServerId) -> Arc<ServerPools> {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = servers.get(id) {
@@ -197,13 +227,23 @@ impl Pools {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// An idle connection to `to`, if there is one: what [`Self::lease`] would give without waiting for anything.
+    pub fn lease_at_once(&self, to: &Destination) -> Option<Lease> {
+        let (mut upstream, place) = self.of(to).take_at_once(&to.key, &to.server)?;
+        if upstream.move_here().is_ok() {
+            return Some(Lease { upstream, place });
+        }
+        self.metrics.upstream_closed("dead");
+        None // the place is given up with it
+    }
+
     /// A connection to `to`: an idle one, or a new one, or the next that becomes free, first come first served.
     ///
     /// # Errors
     /// See [`LeaseError`]. It is safe to drop the future at any time.
     pub async fn lease(&self, to: &Destination) -> Result<Lease, LeaseError> {
-        let waiting = match self.server(&to.server.id).take(&to.key, &to.server) {
-            Taken::Connection(upstream, place) => return Ok(Lease { upstream, place }),
+        let waiting = match self.of(to).take(&to.key, &to.server) {
+            Taken::Connection(upstream, place) => return self.move_here(upstream, place, to).await,
             Taken::Place(place) => return self.open(to, place).await,
             Taken::QueueFull => return Err(LeaseError::QueueFull),
             Taken::Wait(waiting) => waiting,
@@ -211,7 +251,7 @@ impl Pools {
         let limit = Duration::from_millis(self.limits.query_wait_timeout_ms);
         match tokio::time::timeout(limit, waiting).await {
             Ok(Ok(Grant::Connection(upstream, place))) if upstream.leads_to(&to.server) => {
-                Ok(Lease { upstream, place })
+                self.move_here(upstream, place, to).await
             }
             Ok(Ok(Grant::Connection(upstream, place))) => {
                 drop(upstream);
@@ -222,6 +262,20 @@ impl Pools {
             Ok(Err(_)) | Err(_) if self.held.has(&to.key.workspace) => Err(LeaseError::Paused),
             Ok(Err(_)) | Err(_) => Err(LeaseError::WaitedTooLong),
         }
+    }
+
+    /// The connection, watched by the thread of the session that has got it.
+    async fn move_here(
+        &self,
+        mut upstream: Box<Upstream>,
+        place: Place,
+        to: &Destination,
+    ) -> Result<Lease, LeaseError> {
+        if upstream.move_here().is_ok() {
+            return Ok(Lease { upstream, place });
+        }
+        self.metrics.upstream_closed("dead");
+        self.open(to, place).await
     }
 
     async fn open(&self, to: &Destination, place: Place) -> Result<Lease, LeaseError> {
@@ -248,7 +302,7 @@ impl Pools {
     pub fn warm(self: &Arc<Self>, destinations: impl Iterator<Item = Destination>) {
         for to in destinations {
             let Ok(turn) = self.warming.clone().try_acquire_owned() else { return };
-            let Some(place) = self.server(&to.server.id).take_spare(&to.key) else { continue };
+            let Some(place) = self.of(&to).take_spare(&to.key) else { continue };
             let pools = self.clone();
             tokio::spawn(async move {
                 let _turn = turn;
@@ -275,7 +329,7 @@ impl Pools {
     /// workspace is paused nobody can ask the server: what it probably reports has to do, and what it really does is told
     /// with the session's first statement.
     pub fn greeting(&self, to: &Destination, startup: &Values) -> Option<Reported> {
-        let server = self.server(&to.server.id);
+        let server = self.of(to);
         server.greeting(&to.key, startup).or_else(|| {
             let paused = self.held.has(&to.key.workspace);
             paused.then(|| server.likely_greeting(&to.key, startup))?
@@ -289,12 +343,12 @@ impl Pools {
 
     /// Remembers what the server reported for these startup settings.
     pub fn remember_greeting(&self, to: &Destination, startup: &Values, greeting: Reported) {
-        self.server(&to.server.id).remember_greeting(&to.key, startup, greeting);
+        self.of(to).remember_greeting(&to.key, startup, greeting);
     }
 
     /// A statement that may change a result type has run on this database: what was prepared before is prepared again.
     pub fn schema_changed(&self, to: &Destination) {
-        self.server(&to.server.id).schema_changed(&to.database);
+        self.of(to).schema_changed(&to.database);
     }
 
     /// Closes connections that have idled or lived too long, and forgets pools that have none. Called on a timer.

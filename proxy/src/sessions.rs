@@ -49,7 +49,9 @@ pub struct SessionHandle {
     pub since: Timestamp,
     signals: AtomicU8,
     waker: AtomicWaker,
-    state: Mutex<(Doing, Instant)>,
+    began: Instant,
+    /// What it does, and since when: milliseconds from its beginning, times four, and a [`Doing`].
+    state: AtomicU64,
     statements: AtomicU64,
     pin: Mutex<Option<&'static str>>,
 }
@@ -68,6 +70,8 @@ pub enum Doing {
 }
 
 impl Doing {
+    const ALL: [Self; 4] = [Self::Idle, Self::Waiting, Self::Active, Self::IdleInTransaction];
+
     /// The word for `/sessions`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,6 +90,11 @@ impl SessionHandle {
         self.waker.wake();
     }
 
+    /// Whether it was told anything at all.
+    pub fn has_any(&self) -> bool {
+        self.signals.load(Ordering::Acquire) != 0
+    }
+
     /// Whether it was told so; `Refresh` is forgotten by asking, the others stay.
     pub fn has(&self, signal: Signal) -> bool {
         let bit = signal as u8;
@@ -100,9 +109,15 @@ impl SessionHandle {
         self.waker.register(cx.waker());
     }
 
-    /// Notes what the session does.
-    pub fn set_doing(&self, doing: Doing) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (doing, Instant::now());
+    /// Notes what the session does from `now` on.
+    pub fn set_doing(&self, doing: Doing, now: Instant) {
+        let since = self.milliseconds(now);
+        self.state.store(since << 2 | doing as u64, Ordering::Relaxed);
+    }
+
+    fn milliseconds(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.began).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX) & (u64::MAX >> 2)
     }
 
     /// Counts a statement.
@@ -111,7 +126,8 @@ impl SessionHandle {
     }
 
     fn row(&self) -> SessionRow {
-        let (doing, since) = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.load(Ordering::Relaxed);
+        let doing = Doing::ALL[(state & 3) as usize];
         SessionRow {
             id: self.id,
             workspace: self.workspace.to_string(),
@@ -119,7 +135,7 @@ impl SessionHandle {
             kind: self.kind.clone(),
             client: self.client.to_string(),
             state: doing.as_str(),
-            state_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            state_ms: self.milliseconds(Instant::now()).saturating_sub(state >> 2),
             pinned: self.pin(),
             opened_at: self.since.to_string(),
             statements: self.statements.load(Ordering::Relaxed),
@@ -206,7 +222,8 @@ impl Sessions {
             since: Timestamp::now(),
             signals: AtomicU8::new(0),
             waker: AtomicWaker::new(),
-            state: Mutex::new((Doing::Idle, Instant::now())),
+            began: Instant::now(),
+            state: AtomicU64::new(Doing::Idle as u64),
             statements: AtomicU64::new(0),
             pin: Mutex::new(None),
         });

@@ -12,6 +12,7 @@
 pub mod binding;
 mod certificates;
 pub mod clients;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,7 @@ use zeroize::Zeroizing;
 
 use certificates::{ByName, Certificate, Certificates, Noting};
 use clients::{Bindings, Clients};
+pub use stream::TlsStream;
 
 /// Plaintext bytes per TLS record. libpq's asynchronous interface polls the socket while the rest of a larger record
 /// is already decrypted inside OpenSSL, and waits for ever; 8 KB is what PostgreSQL itself sends.

@@ -2,11 +2,12 @@
 
 mod io;
 mod outgoing;
+mod socket;
 
 use std::io::{Error, ErrorKind, Result as IoResult};
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,9 @@ use portcullis_wire::backend::{Authentication, Backend, ErrorFields};
 use portcullis_wire::frontend::encode;
 use portcullis_wire::scram::{AwaitingServerFinal, ClientExchange, Credential, random_nonce};
 use portcullis_wire::{CancelKey, TransactionStatus, WireError, cut_frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
-use crate::pool::PoolKey;
+use crate::pool::{PoolKey, ServerPools};
 use crate::prepared::Prepared;
 use crate::reported::Reported;
 use crate::session::settings::Values;
@@ -111,24 +112,20 @@ pub struct Destination {
     pub backend: Arc<BackendRole>,
     /// The search path that the policy fixes, as the parameter's value.
     pub search_path: Option<String>,
+    /// The connections to the server, once they have been looked up.
+    pub(crate) home: OnceLock<Arc<ServerPools>>,
 }
 
 impl Destination {
     /// The database `database` of `server`, with these credentials.
     pub fn new(server: Arc<Server>, database: String, backend: Arc<BackendRole>, search_path: Option<String>) -> Self {
-        let key = PoolKey {
-            server: server.id.clone(),
-            workspace: backend.workspace.clone(),
-            database: database.clone(),
-            role: backend.role.clone(),
-            generation: backend.generation,
-        };
-        Self { key: Arc::new(key), server, database, backend, search_path }
+        let (workspace, role) = (backend.workspace.clone(), backend.role.clone());
+        let key = PoolKey::new(server.id.clone(), workspace, database.clone(), role, backend.generation);
+        Self { key: Arc::new(key), server, database, backend, search_path, home: OnceLock::new() }
     }
 }
 
 /// The server's side of a cancel: its address and its key for the connection.
-#[derive(Clone)]
 pub struct CancelTarget {
     address: Arc<Address>,
     key: CancelKey,
@@ -198,7 +195,7 @@ pub struct Upstream {
     pub retires_at: Instant,
     /// Since when it has been idle.
     pub idle_since: Instant,
-    cancel: Option<CancelTarget>,
+    cancel: Option<Arc<CancelTarget>>,
 }
 
 impl Deref for Upstream {
@@ -301,7 +298,9 @@ impl Upstream {
                 Backend::ParameterStatus { name, value } => {
                     self.parameters.insert(name, value);
                 }
-                Backend::BackendKeyData(key) => self.cancel = Some(CancelTarget { address: address.clone(), key }),
+                Backend::BackendKeyData(key) => {
+                    self.cancel = Some(Arc::new(CancelTarget { address: address.clone(), key }))
+                }
                 Backend::ReadyForQuery(TransactionStatus::Idle) => return Ok(()),
                 Backend::ReadyForQuery(_) => return Err(UpstreamError::Unexpected("a transaction at start")),
                 _ => {}
@@ -310,7 +309,7 @@ impl Upstream {
     }
 
     /// What a cancel of this connection's query needs.
-    pub fn cancel_target(&self) -> Option<CancelTarget> {
+    pub fn cancel_target(&self) -> Option<Arc<CancelTarget>> {
         self.cancel.clone()
     }
 
@@ -390,16 +389,28 @@ impl Upstream {
         Ok(())
     }
 
-    /// Reads what is there into `incoming`; `Ready(0)` is the end of the stream.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<usize>> {
-        self.incoming.reserve(READ_BYTES);
-        tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.incoming)
+    /// Reads what is there; nothing filled is the end of the stream.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<IoResult<()>> {
+        Pin::new(&mut self.io).poll_read(cx, read)
     }
 
     /// Writes as much of `outgoing` as the socket takes; `true` when something went out.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<bool>> {
         let Outgoing { buffer, unflushed, .. } = &mut self.state.outgoing;
         crate::session::buffer::poll_drain(&mut self.io, buffer, unflushed, cx)
+    }
+
+    /// The thread of the [workers](crate::workers) whose event loop watches it.
+    pub fn home(&self) -> Option<u16> {
+        self.io.home()
+    }
+
+    /// Has it watched by the calling thread's event loop.
+    ///
+    /// # Errors
+    /// When that fails the connection is of no use.
+    pub fn move_here(&mut self) -> IoResult<()> {
+        self.io.move_here()
     }
 
     /// Closes it and waits, for at most five seconds, until the server has closed its side: by then its process is gone.
@@ -432,7 +443,7 @@ impl Upstream {
         }
         let waker = std::task::Waker::noop();
         let mut cx = Context::from_waker(waker);
-        matches!(self.poll_read(&mut cx), Poll::Pending)
+        self.poll_read(&mut cx, &mut ReadBuf::new(&mut [0])).is_pending()
     }
 }
 
@@ -447,6 +458,3 @@ enum Login {
 fn scram(error: portcullis_wire::scram::ScramError) -> UpstreamError {
     UpstreamError::Scram(error.to_string())
 }
-
-/// How much one read from a socket asks for, bytes.
-pub const READ_BYTES: usize = 16 * 1024;

@@ -107,7 +107,11 @@ fn statements(page: &mut Page, m: &Metrics, o: &Observed) {
     page.sample(name, "verdict=\"refused\"", m.statements_refused.total());
     page.family("statements_refused_total", "Texts refused, by rule.", "rule", &m.statements_refused);
     page.histogram("query_seconds", "From forwarding to ReadyForQuery.", &m.hot.read(|slot| &slot.query_seconds));
-    page.histogram("verdict_seconds", "Time in the judge per text.", &m.hot.read(|slot| &slot.verdict_seconds));
+    page.histogram(
+        "verdict_seconds",
+        "Time for a verdict over a text that was not remembered word for word.",
+        &m.hot.read(|slot| &slot.verdict_seconds),
+    );
     let name = "verdicts_total";
     page.head(name, "counter", "Verdicts, by where they came from: remembered by text or by shape, or the judge.");
     page.sample(name, "from=\"text\"", m.hot.sum(|slot| &slot.verdicts_by_text));

@@ -19,10 +19,16 @@ use crate::metrics::Metrics;
 use crate::reported::{Known, Reported};
 use crate::session::settings::Values;
 use crate::upstream::Upstream;
+use crate::workers::here;
 
 /// How long a session waits at most while sessions of other pools, which came later, go on using the connections that
 /// both may have.
 const STARVED_AFTER: Duration = Duration::from_secs(1);
+/// For so long may a waiter be overtaken by others of the thread that gives a connection back: to move one to another
+/// thread costs about as much as a short statement. Whoever has waited longer is next, wherever he is.
+const OVERTAKEN_MAX: Duration = Duration::from_millis(20);
+/// How many waiters are looked at for one of that thread.
+const OVERTAKERS_MAX: usize = 16;
 /// How many sets of startup settings a pool remembers the server's answer to.
 const GREETINGS_MAX: usize = 256;
 
@@ -60,8 +66,31 @@ struct Pool {
     greetings: HashMap<Values, Reported>,
 }
 
+impl Pool {
+    /// The connection that was used last, of those that this thread watches if there are any: moving one costs.
+    fn next_idle(&mut self) -> Option<Box<Upstream>> {
+        let here = here();
+        match self.idle.iter().rposition(|upstream| upstream.home() == here) {
+            Some(at) => self.idle.remove(at),
+            None => self.idle.pop_back(),
+        }
+    }
+
+    /// Who gets a connection that this thread gives back: whoever came first, or shortly after him from this thread.
+    fn next_waiter(&mut self) -> Option<Waiter> {
+        let (first, here) = (self.waiters.front()?, here());
+        if first.home == here || first.since.elapsed() > OVERTAKEN_MAX {
+            return self.waiters.pop_front();
+        }
+        let mut nearest = self.waiters.iter().take(OVERTAKERS_MAX);
+        let at = nearest.position(|waiter| waiter.home == here && !waiter.grant.is_closed());
+        self.waiters.remove(at.unwrap_or(0))
+    }
+}
+
 struct Waiter {
     since: Instant,
+    home: Option<u16>,
     /// In order of arrival at this server.
     ticket: u64,
     grant: oneshot::Sender<Grant>,
@@ -223,16 +252,34 @@ impl ServerPools {
         taken
     }
 
+    /// An idle connection to `server`, if that is all it takes.
+    pub(super) fn take_at_once(
+        self: &Arc<Self>,
+        key: &Arc<PoolKey>,
+        server: &Arc<Server>,
+    ) -> Option<(Box<Upstream>, Place)> {
+        if self.held.has(&key.workspace) {
+            return None;
+        }
+        let mut closing = Vec::new();
+        let mut state = self.lock();
+        let taken = self.take_idle(&mut state, key, server, &mut closing);
+        let taken = taken.map(|upstream| (upstream, self.place(&state, key)));
+        drop(state);
+        drop(closing);
+        taken
+    }
+
     fn take_idle(
         &self,
         state: &mut State,
         key: &Arc<PoolKey>,
         server: &Arc<Server>,
-        closing: &mut Vec<Upstream>,
+        closing: &mut Vec<Box<Upstream>>,
     ) -> Option<Box<Upstream>> {
         let pool = state.pools.get_mut(key)?;
         let mut found = None;
-        while let Some(mut upstream) = pool.idle.pop_back() {
+        while let Some(mut upstream) = pool.next_idle() {
             let moved = !upstream.leads_to(server);
             if !moved && upstream.is_quiet() {
                 found = Some(upstream);
@@ -245,7 +292,7 @@ impl ServerPools {
         found
     }
 
-    fn take_place(self: &Arc<Self>, state: &mut State, key: &Arc<PoolKey>, closing: &mut Vec<Upstream>) -> Taken {
+    fn take_place(self: &Arc<Self>, state: &mut State, key: &Arc<PoolKey>, closing: &mut Vec<Box<Upstream>>) -> Taken {
         if state.first_waiter(key).is_none() && self.make_room(state, key, closing) {
             state.count(key);
             return Taken::Place(self.place(state, key));
@@ -264,7 +311,7 @@ impl ServerPools {
             return Taken::QueueFull;
         }
         let (grant, waiting) = oneshot::channel();
-        waiters.push_back(Waiter { since: Instant::now(), ticket, grant });
+        waiters.push_back(Waiter { since: Instant::now(), home: here(), ticket, grant });
         state.queues.insert(key.clone());
         Taken::Wait(waiting)
     }
@@ -284,7 +331,7 @@ impl ServerPools {
     }
 
     /// Whether this pool may open one more connection; closes the longest-idle one of others if that is what it takes.
-    fn make_room(&self, state: &mut State, key: &PoolKey, closing: &mut Vec<Upstream>) -> bool {
+    fn make_room(&self, state: &mut State, key: &PoolKey, closing: &mut Vec<Box<Upstream>>) -> bool {
         if state.open_in(key) >= self.limits.size_max {
             return false;
         }
@@ -294,7 +341,7 @@ impl ServerPools {
         state.open < self.limits.server_connections_max || self.evict(state, closing, |_| true)
     }
 
-    fn evict(&self, state: &mut State, closing: &mut Vec<Upstream>, from: impl Fn(&PoolKey) -> bool) -> bool {
+    fn evict(&self, state: &mut State, closing: &mut Vec<Box<Upstream>>, from: impl Fn(&PoolKey) -> bool) -> bool {
         let longest = state
             .pools
             .iter()
@@ -310,7 +357,7 @@ impl ServerPools {
     }
 
     /// Hands places to those who wait longest and may have one. Gives what had to be closed for it.
-    fn serve_waiters(self: &Arc<Self>, state: &mut State) -> Vec<Upstream> {
+    fn serve_waiters(self: &Arc<Self>, state: &mut State) -> Vec<Box<Upstream>> {
         let mut closing = Vec::new();
         for (_, _, key) in state.queues_in_order() {
             if self.held.has(&key.workspace) {
@@ -342,7 +389,7 @@ impl ServerPools {
             return;
         }
         let mut grant = Grant::Connection(upstream, place);
-        while let Some(waiter) = state.pools.get_mut(&key).and_then(|pool| pool.waiters.pop_front()) {
+        while let Some(waiter) = state.pools.get_mut(&key).and_then(Pool::next_waiter) {
             match waiter.grant.send(grant) {
                 Ok(()) => return,
                 Err(back) => grant = back,
@@ -457,7 +504,7 @@ impl ServerPools {
     }
 
     /// Takes away what has idled or lived too long, and forgets pools that have nothing. Some stay idle however long.
-    pub(super) fn take_stale(&self, now: Instant) -> Vec<Upstream> {
+    pub(super) fn take_stale(&self, now: Instant) -> Vec<Box<Upstream>> {
         let idle_max = Duration::from_millis(self.limits.idle_timeout_ms);
         let mut stale = Vec::new();
         let mut state = self.lock();

@@ -192,6 +192,8 @@ pub struct Exchange {
     /// How many statements were prepared while in doubt.
     doubts: u64,
     repeat: repeat::Repeat,
+    /// When the session's task was woken for what happens now.
+    now: Instant,
     head_since: Instant,
 }
 
@@ -199,6 +201,7 @@ impl Exchange {
     /// The conversation of the session of this number, which begins with the settings of the startup packet and what
     /// was reported to the client for them.
     pub fn new(limits: ExchangeLimits, session: u64, startup: Values, reported: Reported) -> Self {
+        let now = Instant::now();
         Self {
             limits,
             session,
@@ -226,8 +229,14 @@ impl Exchange {
             in_doubt: false,
             doubts: 0,
             repeat: repeat::Repeat::default(),
-            head_since: Instant::now(),
+            now,
+            head_since: now,
         }
+    }
+
+    /// Tells the time, for what happens until the next call.
+    pub fn tick(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// Whether the server owes nothing and no pipeline is open.
@@ -310,7 +319,7 @@ impl Exchange {
     }
 
     fn head_changed(&mut self) {
-        self.head_since = Instant::now();
+        self.head_since = self.now;
         self.begin_result();
     }
 

@@ -22,7 +22,6 @@ use tokio::time::Sleep;
 
 use super::Greeted;
 use super::auth::Identity;
-use super::buffer::poll_drain;
 use super::end::{SessionEnd, causes, lease_message};
 use super::exchange::{Exchange, ExchangeLimits, Message};
 use super::route::Route;
@@ -36,6 +35,8 @@ use crate::upstream::Destination;
 
 /// What may wait to be written to one side before the other is read no more, bytes.
 const BACKLOG_BYTES: usize = 64 * 1024;
+/// A buffer that has grown beyond this is given back once it is empty, bytes.
+const KEEP_BYTES: usize = 256 * 1024;
 
 type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Turn = Result<bool, SessionEnd>;
@@ -73,6 +74,8 @@ pub(super) struct Relay {
     refresh: bool,
     /// The server has said that it is about to close.
     server_is_leaving: bool,
+    /// When the task was woken for what happens now.
+    now: Instant,
     last_activity: Instant,
     work_since: Option<Instant>,
     transaction_since: Option<Instant>,
@@ -86,7 +89,6 @@ struct Client {
     stream: ClientStream,
     incoming: BytesMut,
     outgoing: BytesMut,
-    unflushed: bool,
 }
 
 impl Relay {
@@ -101,7 +103,7 @@ impl Relay {
         let timer_at = now + Duration::from_secs(3600);
         Self {
             exchange: Exchange::new(limits, registration.handle().id, startup, reported),
-            client: Client { stream, incoming: received, outgoing: BytesMut::new(), unflushed: false },
+            client: Client { stream, incoming: received, outgoing: BytesMut::new() },
             route: Arc::new(route),
             lease: None,
             leasing: None,
@@ -117,6 +119,7 @@ impl Relay {
             cancellable: false,
             refresh: false,
             server_is_leaving: false,
+            now,
             last_activity: now,
             work_since: None,
             transaction_since: None,
@@ -168,6 +171,8 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         self.registration.handle().listen(cx);
         self.cancel.slot().listen(cx);
+        self.now = Instant::now();
+        self.exchange.tick(self.now);
         loop {
             let moved = match self.turn(cx) {
                 Ok(false) => self.watch_the_clock(cx),
@@ -198,6 +203,9 @@ impl Relay {
 
     fn heed_signals(&mut self) -> Turn {
         let handle = self.registration.handle();
+        if !self.refresh && !handle.has_any() {
+            return Ok(false);
+        }
         if handle.has(Signal::End) {
             return Err(SessionEnd::LoginEnded);
         }
@@ -255,7 +263,7 @@ impl Relay {
     fn take_lease(&mut self, cx: &mut Context<'_>) -> Turn {
         let Some((leasing, since)) = &mut self.leasing else { return Ok(false) };
         let Poll::Ready(outcome) = leasing.as_mut().poll(cx) else { return Ok(false) };
-        self.gate.metrics.wait_seconds(since.elapsed());
+        self.gate.metrics.wait_seconds(self.now.saturating_duration_since(*since));
         self.leasing = None;
         match outcome {
             Ok(lease) => {
@@ -302,7 +310,7 @@ impl Relay {
     /// Has the server told to stop what it runs for this session, and sends it nothing before that has arrived, so that
     /// it stops nothing that comes later.
     fn stop_the_statement(&mut self) {
-        self.cancelled_at = Some(Instant::now());
+        self.cancelled_at = Some(self.now);
         self.send_cancel();
         let slot = self.cancel.slot().clone();
         self.settling = Some(Box::pin(async move { slot.settled().await }));
@@ -330,10 +338,13 @@ impl Relay {
 
     fn write_client(&mut self, cx: &mut Context<'_>) -> Turn {
         let before = self.client.outgoing.len();
-        let Client { stream, outgoing, unflushed, .. } = &mut self.client;
-        match poll_drain(stream, outgoing, unflushed, cx) {
+        let Client { stream, outgoing, .. } = &mut self.client;
+        match stream.poll_send(cx, outgoing) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(moved)) => {
+                if outgoing.is_empty() && outgoing.capacity() > KEEP_BYTES {
+                    *outgoing = BytesMut::new();
+                }
                 self.gate.metrics.bytes(Direction::ToClient, (before - self.client.outgoing.len()) as u64);
                 Ok(moved)
             }

@@ -11,13 +11,12 @@ use portcullis_wire::scram::ChannelBinding;
 use portcullis_wire::{CancelKey, StartupMessage, StartupPacket, cut_startup};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use super::end::SessionEnd;
 use super::stream::ClientStream;
 use crate::door::{Arrival, Socket};
 use crate::tls::clients::ClientCertificate;
-use crate::tls::{ALPN_POSTGRESQL, Opening, Tls};
+use crate::tls::{ALPN_POSTGRESQL, Opening, Tls, TlsStream};
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -139,12 +138,11 @@ async fn with_tls(mut socket: TcpStream, tls: &Tls) -> Result<Negotiated, Refuse
 
 async fn shake_hands(socket: TcpStream, tls: &Tls, opening: Opening) -> Result<Negotiated, Refused> {
     let handshake = tls.current().handshake(opening);
-    let stream = TlsAcceptor::from(handshake.config.clone()).accept(socket).await.map_err(SessionEnd::TlsHandshake)?;
-    let connection = stream.get_ref().1;
-    if opening == Opening::Direct && connection.alpn_protocol() != Some(ALPN_POSTGRESQL) {
+    let stream = TlsStream::accept(socket, handshake.config.clone()).await.map_err(SessionEnd::TlsHandshake)?;
+    if opening == Opening::Direct && stream.alpn_protocol() != Some(ALPN_POSTGRESQL) {
         return Err(SessionEnd::NoAlpn.into());
     }
-    let certificate = connection.peer_certificates().and_then(<[_]>::first).map(|leaf| ClientCertificate::read(leaf));
+    let certificate = stream.peer_certificates().and_then(<[_]>::first).map(|leaf| ClientCertificate::read(leaf));
     let binding = match handshake.server_end_point() {
         Some(hash) => ChannelBinding::TlsServerEndPoint(hash.to_owned()),
         None => ChannelBinding::None,

@@ -2,20 +2,59 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
+
+use super::buffer::poll_drain;
+use crate::scratch;
+use crate::tls::TlsStream;
 
 /// The stream of a client.
 pub enum ClientStream {
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
     /// TCP in the clear.
     Tcp(TcpStream),
     /// A Unix socket, in the clear.
     Unix(UnixStream),
+}
+
+impl ClientStream {
+    /// Appends what the client has sent to `sink`, as much as one read of the socket brings; `Ready(0)` is the orderly end.
+    ///
+    /// # Errors
+    /// Those of the network and of TLS.
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tls(io) => io.poll_receive(cx, sink),
+            Self::Tcp(io) => poll_append(io, cx, sink),
+            Self::Unix(io) => poll_append(io, cx, sink),
+        }
+    }
+
+    /// Writes as much of `plain` as the socket takes. `Ready(true)`: something moved; `Ready(false)`: there was nothing to do.
+    ///
+    /// # Errors
+    /// Those of the network and of TLS.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, plain: &mut BytesMut) -> Poll<io::Result<bool>> {
+        match self {
+            Self::Tls(io) => io.poll_send(cx, plain),
+            Self::Tcp(io) => poll_drain(io, plain, &mut false, cx),
+            Self::Unix(io) => poll_drain(io, plain, &mut false, cx),
+        }
+    }
+}
+
+fn poll_append<R: AsyncRead + Unpin>(io: &mut R, cx: &mut Context<'_>, sink: &mut BytesMut) -> Poll<io::Result<usize>> {
+    scratch::read(0, |buffer| {
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(io).poll_read(cx, &mut read))?;
+        sink.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
 }
 
 impl AsyncRead for ClientStream {

@@ -14,12 +14,11 @@ use portcullis_wire::scram::ChannelBinding;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::UpstreamError;
-use crate::door::tune;
+use super::socket::Socket;
 use crate::tls::binding::server_end_point_of;
 
 /// Where a server listens and what its socket is wrapped in.
@@ -66,12 +65,10 @@ fn tls_error(error: impl std::error::Error) -> UpstreamError {
 
 /// A connected socket.
 pub enum UpstreamIo {
-    /// TCP in the clear (loopback, or a network that is trusted).
-    Tcp(TcpStream),
+    /// In the clear: a Unix socket, loopback, or a network that is trusted.
+    Plain(Socket),
     /// TCP with TLS.
-    Tls(Box<TlsStream<TcpStream>>),
-    /// A Unix socket.
-    Unix(UnixStream),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl UpstreamIo {
@@ -81,12 +78,11 @@ impl UpstreamIo {
     /// Those of the network and of TLS; a server that answers anything but `S` is refused.
     pub async fn connect(address: &Address) -> Result<Self, UpstreamError> {
         let (host, port) = match &address.place {
-            Place::Unix(path) => return Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Place::Unix(path) => return Ok(Self::Plain(Socket::unix(path).await?)),
             Place::Tcp(host, port) => (host.as_str(), *port),
         };
-        let mut socket = TcpStream::connect((host, port)).await?;
-        tune(&socket, &address.tcp)?;
-        let Some((config, name)) = &address.tls else { return Ok(Self::Tcp(socket)) };
+        let mut socket = Socket::tcp(host, port, &address.tcp).await?;
+        let Some((config, name)) = &address.tls else { return Ok(Self::Plain(socket)) };
         let mut request = BytesMut::new();
         encode::ssl_request(&mut request);
         socket.write_all(&request).await?;
@@ -95,6 +91,29 @@ impl UpstreamIo {
         }
         let stream = TlsConnector::from(config.clone()).connect(name.clone(), socket).await.map_err(tls_error)?;
         Ok(Self::Tls(Box::new(stream)))
+    }
+
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// The thread whose event loop watches it.
+    pub fn home(&self) -> Option<u16> {
+        self.socket().home()
+    }
+
+    /// Has it watched by the calling thread's event loop.
+    ///
+    /// # Errors
+    /// Those of the event queue; the connection is of no use then.
+    pub fn move_here(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.move_here(),
+            Self::Tls(stream) => stream.get_mut().0.move_here(),
+        }
     }
 
     /// What SCRAM binds to here, so that nobody between us and the server can pass its messages on, not even where the
@@ -110,9 +129,8 @@ impl UpstreamIo {
 impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
-            Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -120,25 +138,22 @@ impl AsyncRead for UpstreamIo {
 impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, buf),
-            Self::Unix(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
-            Self::Unix(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
-            Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

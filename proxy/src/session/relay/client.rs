@@ -1,14 +1,13 @@
 //! The client's side of the relay: its bytes become frames, its frames messages, and its messages are dealt with.
 
-use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Buf;
 use portcullis_policy::{Effort, Surface, effort};
 use portcullis_wire::{ErrorMessage, Frame, Frontend, Header, SqlState};
 
-use super::{BACKLOG_BYTES, Relay, Turn, is_hang_up, lease};
+use super::{BACKLOG_BYTES, Client, Relay, Turn, is_hang_up, lease};
 use crate::budget::Held;
 use crate::long_texts::judging_bytes;
 use crate::metrics::Direction;
@@ -18,7 +17,6 @@ use crate::session::end::SessionEnd;
 use crate::session::exchange::{Message, Performed, Surroundings};
 use crate::session::guard::{function_call, no_memory, rejudge, remembered, too_long, verdict};
 use crate::sessions::Doing;
-use crate::upstream::READ_BYTES;
 
 impl Relay {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Turn {
@@ -29,14 +27,13 @@ impl Relay {
         if self.client_waits && self.client.incoming.len() >= BACKLOG_BYTES {
             return Ok(false);
         }
-        self.client.incoming.reserve(READ_BYTES);
-        let stream = Pin::new(&mut self.client.stream);
-        match tokio_util::io::poll_read_buf(stream, cx, &mut self.client.incoming) {
+        let Client { stream, incoming, .. } = &mut self.client;
+        match stream.poll_receive(cx, incoming) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(SessionEnd::ClientGone),
             Poll::Ready(Ok(count)) => {
                 self.gate.metrics.bytes(Direction::FromClient, count as u64);
-                self.last_activity = Instant::now();
+                self.last_activity = self.now;
                 Ok(true)
             }
             Poll::Ready(Err(error)) if is_hang_up(&error) => Err(SessionEnd::ClientGone),
@@ -275,8 +272,8 @@ impl Relay {
                     return Err(error.into());
                 }
                 if self.work_since.is_none() && self.exchange.working_since().is_some() {
-                    self.work_since = Some(Instant::now());
-                    self.registration.handle().set_doing(Doing::Active);
+                    self.work_since = Some(self.now);
+                    self.registration.handle().set_doing(Doing::Active, self.now);
                     self.registration.handle().count_statement();
                 }
                 self.note_pin();
@@ -284,11 +281,17 @@ impl Relay {
             }
             Performed::NeedsLease(message) => {
                 self.message = Some(message);
+                if let Some(lease) = self.gate.pools.lease_at_once(&self.route.destination) {
+                    self.gate.metrics.wait_seconds(Duration::ZERO);
+                    self.exchange.meet(&lease, &mut self.client.outgoing);
+                    self.lease = Some(lease);
+                    return Ok(true);
+                }
                 let (gate, route) = (self.gate.clone(), self.route.clone());
-                self.registration.handle().set_doing(Doing::Waiting);
+                self.registration.handle().set_doing(Doing::Waiting, self.now);
                 self.cancel.slot().prepare();
                 let leasing = async move { lease(&gate, &route.destination).await };
-                self.leasing = Some((Box::pin(leasing), Instant::now()));
+                self.leasing = Some((Box::pin(leasing), self.now));
                 self.wait_told = false;
                 Ok(true)
             }

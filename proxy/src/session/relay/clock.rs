@@ -28,7 +28,7 @@ impl Relay {
     /// Arms the timer for the nearest limit, and acts on one that is over; `true` when there is something to do for it.
     pub(super) fn watch_the_clock(&mut self, cx: &mut Context<'_>) -> Turn {
         loop {
-            let now = Instant::now();
+            let now = self.now;
             let Some((deadline, limit)) = self.nearest_limit() else { return Ok(false) };
             if deadline <= now {
                 self.passed(limit)?;
@@ -43,6 +43,8 @@ impl Relay {
                 return Ok(false);
             }
             self.timer_at = now;
+            self.now = Instant::now();
+            self.exchange.tick(self.now);
         }
     }
 

@@ -1,14 +1,16 @@
 //! The server's side of the relay: its frames go to the exchange, or past it.
 
+use std::borrow::Cow;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::{Buf, BufMut, BytesMut};
 use portcullis_wire::backend::shortened_fields;
 use portcullis_wire::{Header, TransactionStatus};
+use tokio::io::ReadBuf;
 
 use super::{BACKLOG_BYTES, Relay, Turn};
 use crate::pool::Lease;
+use crate::scratch;
 use crate::session::end::SessionEnd;
 use crate::session::exchange::{Handled, Row};
 use crate::sessions::Doing;
@@ -25,23 +27,23 @@ impl Relay {
         if self.client.outgoing.len() >= BACKLOG_BYTES {
             return Ok(false);
         }
-        let Some(lease) = &mut self.lease else { return Ok(false) };
-        let moved = match lease.poll_read(cx) {
-            Poll::Pending => {
-                self.stop_what_is_cut();
-                false
-            }
-            Poll::Ready(Ok(0)) => {
-                return Err(if self.server_is_leaving { SessionEnd::UpstreamFatal } else { SessionEnd::UpstreamGone });
-            }
-            Poll::Ready(Ok(_)) => true,
-            Poll::Ready(Err(_)) if self.server_is_leaving => return Err(SessionEnd::UpstreamFatal),
-            Poll::Ready(Err(error)) => return Err(SessionEnd::Upstream(error.into())),
-        };
-        if moved {
-            self.serve_server()?;
+        if self.lease.is_none() {
+            return Ok(false);
         }
-        Ok(moved)
+        scratch::read(0, |buffer| {
+            let mut read = ReadBuf::new(buffer);
+            let Some(lease) = &mut self.lease else { return Ok(false) };
+            match lease.poll_read(cx, &mut read) {
+                Poll::Pending => {
+                    self.stop_what_is_cut();
+                    Ok(false)
+                }
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => self.serve_server(read.filled()).map(|()| true),
+                Poll::Ready(_) if self.server_is_leaving => Err(SessionEnd::UpstreamFatal),
+                Poll::Ready(Ok(())) => Err(SessionEnd::UpstreamGone),
+                Poll::Ready(Err(error)) => Err(SessionEnd::Upstream(error.into())),
+            }
+        })
     }
 
     /// A result is cut and the server has more of it: it is told to stop.
@@ -51,12 +53,19 @@ impl Relay {
         }
     }
 
-    /// Deals with the frames that the server has sent.
-    fn serve_server(&mut self) -> Result<(), SessionEnd> {
+    /// Deals with what the server has sent; what is left over, less than a frame, waits for its rest.
+    fn serve_server(&mut self, bytes: &[u8]) -> Result<(), SessionEnd> {
         let Some(mut lease) = self.lease.take() else { return Ok(()) };
-        let mut incoming = std::mem::take(&mut lease.incoming);
-        let result = self.server_frames(&mut lease, &mut incoming);
-        lease.incoming = incoming;
+        let mut earlier = std::mem::take(&mut lease.incoming);
+        let result = if earlier.is_empty() {
+            let used = self.server_frames(&mut lease, bytes);
+            used.map(|used| earlier.extend_from_slice(&bytes[used..]))
+        } else {
+            earlier.extend_from_slice(bytes);
+            let used = self.server_frames(&mut lease, &earlier);
+            used.map(|used| earlier.advance(used))
+        };
+        lease.incoming = if earlier.is_empty() { BytesMut::new() } else { earlier };
         lease.tainted |= self.exchange.take_taint();
         if self.exchange.take_schema_change() {
             self.gate.pools.schema_changed(&self.route.destination);
@@ -65,45 +74,15 @@ impl Relay {
         result
     }
 
-    fn server_frames(&mut self, lease: &mut Lease, incoming: &mut BytesMut) -> Result<(), SessionEnd> {
+    /// Deals with the frames that are there, and tells how many bytes these were. Rows that pass go on as one piece.
+    fn server_frames(&mut self, lease: &mut Lease, bytes: &[u8]) -> Result<usize, SessionEnd> {
+        let mut at = 0;
         loop {
-            if self.server_piece > 0 {
-                let count = self.server_piece.min(incoming.len());
-                if count == 0 {
-                    return Ok(());
-                }
-                self.client.outgoing.extend_from_slice(&incoming[..count]);
-                incoming.advance(count);
-                self.server_piece -= count;
-                continue;
-            }
-            if self.server_drop > 0 {
-                let count = self.server_drop.min(incoming.len());
-                if count == 0 {
-                    return Ok(());
-                }
-                incoming.advance(count);
-                self.server_drop -= count;
-                continue;
-            }
-            let Some(header) = Header::peek(incoming, SERVER_FRAME_BYTES_MAX)
-                .map_err(|_| SessionEnd::UpstreamMessage(incoming.first().copied().unwrap_or(0)))?
-            else {
-                return Ok(());
-            };
-            if self.exchange.passes_in_pieces(header.tag) {
-                let length = header.frame_len();
-                match self.exchange.row(length, &self.route.result_limits) {
-                    Row::Passes => self.server_piece = length,
-                    Row::Dropped => self.server_drop = length,
-                    Row::TooMany(limit) => {
-                        self.gate.metrics.limit_hit(limit);
-                        self.server_drop = length;
-                    }
-                }
-                continue;
-            }
-            let Some(frame) = self.held(header, incoming)? else { return Ok(()) };
+            at = self.pass_rows(bytes, at)?;
+            let rest = &bytes[at..];
+            let Some(header) = self.server_header(rest)? else { return Ok(at) };
+            let Some((frame, used)) = self.held(header, rest)? else { return Ok(at) };
+            at += used;
             let out = &mut self.client.outgoing;
             match self.exchange.server_message(header.tag, &frame[Header::LEN..], lease.state_mut(), out)? {
                 Handled::Forward => out.extend_from_slice(&frame),
@@ -122,29 +101,64 @@ impl Relay {
         }
     }
 
-    /// The next message as a whole, once it is there; the beginning of an error or notice that is too long to be held.
-    fn held(&mut self, header: Header, incoming: &mut BytesMut) -> Result<Option<BytesMut>, SessionEnd> {
+    /// The next message as a whole, once it is there, and how many bytes it took; the beginning of an error or notice that
+    /// is too long to be held.
+    fn held<'b>(&mut self, header: Header, bytes: &'b [u8]) -> Result<Option<(Cow<'b, [u8]>, usize)>, SessionEnd> {
         if header.body_len <= HELD_BYTES_MAX {
-            return Ok((incoming.len() >= header.frame_len()).then(|| incoming.split_to(header.frame_len())));
+            return Ok(bytes.get(..header.frame_len()).map(|frame| (Cow::Borrowed(frame), frame.len())));
         }
         if !matches!(header.tag, b'E' | b'N') {
             return Err(SessionEnd::UpstreamMessage(header.tag));
         }
-        if incoming.len() < SHORTENED_BYTES {
-            return Ok(None);
-        }
-        let head = incoming.split_to(SHORTENED_BYTES);
+        let Some(head) = bytes.get(..SHORTENED_BYTES) else { return Ok(None) };
         self.server_drop = header.frame_len() - SHORTENED_BYTES;
         let body = shortened_fields(&head[Header::LEN..], header.body_len);
-        let mut frame = BytesMut::with_capacity(Header::LEN + body.len());
+        let mut frame = Vec::with_capacity(Header::LEN + body.len());
         frame.put_u8(header.tag);
         frame.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
         frame.put_slice(&body);
-        Ok(Some(frame))
+        Ok(Some((Cow::Owned(frame), SHORTENED_BYTES)))
+    }
+
+    fn server_header(&self, bytes: &[u8]) -> Result<Option<Header>, SessionEnd> {
+        let broken = |_| SessionEnd::UpstreamMessage(bytes.first().copied().unwrap_or(0));
+        Header::peek(bytes, SERVER_FRAME_BYTES_MAX).map_err(broken)
+    }
+
+    /// From `at` on, forwards rows or drops them, the last one perhaps not whole; tells where something else begins.
+    fn pass_rows(&mut self, bytes: &[u8], at: usize) -> Result<usize, SessionEnd> {
+        let (mut from, mut at) = (at, at);
+        loop {
+            let rest = bytes.len() - at;
+            if self.server_drop > 0 {
+                self.client.outgoing.extend_from_slice(&bytes[from..at]);
+                let count = self.server_drop.min(rest);
+                self.server_drop -= count;
+                at += count;
+                from = at;
+            } else {
+                let count = self.server_piece.min(rest);
+                self.server_piece -= count;
+                at += count;
+            }
+            let header = if at < bytes.len() { self.server_header(&bytes[at..])? } else { None };
+            let Some(header) = header.filter(|header| self.exchange.passes_in_pieces(header.tag)) else { break };
+            let length = header.frame_len();
+            match self.exchange.row(length, &self.route.result_limits) {
+                Row::Passes => self.server_piece = length,
+                Row::Dropped => self.server_drop = length,
+                Row::TooMany(limit) => {
+                    self.gate.metrics.limit_hit(limit);
+                    self.server_drop = length;
+                }
+            }
+        }
+        self.client.outgoing.extend_from_slice(&bytes[from..at]);
+        Ok(at)
     }
 
     fn statement_ended(&mut self, status: TransactionStatus) {
-        self.last_activity = Instant::now();
+        self.last_activity = self.now;
         self.cancelled_at = None;
         self.transaction_since = match status {
             TransactionStatus::Idle => None,
@@ -154,10 +168,10 @@ impl Relay {
             return;
         }
         if let Some(since) = self.work_since.take() {
-            self.gate.metrics.query_seconds(since.elapsed());
+            self.gate.metrics.query_seconds(self.now.saturating_duration_since(since));
         }
         let doing = if status == TransactionStatus::Idle { Doing::Idle } else { Doing::IdleInTransaction };
-        self.registration.handle().set_doing(doing);
+        self.registration.handle().set_doing(doing, self.now);
         self.note_pin();
     }
 
