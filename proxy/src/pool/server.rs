@@ -3,6 +3,8 @@
 //! Everything here happens under one lock and does no I/O. A place is counted before its connection is opened and given
 //! up after the connection is closed, so the bounds hold on the server too.
 
+#![allow(clippy::vec_box, reason = "connections stay in the boxes that leases hold them in")]
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
