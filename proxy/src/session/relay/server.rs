@@ -22,6 +22,9 @@ const SHORTENED_BYTES: usize = 64 * 1024;
 /// Any message of a server, as far as the protocol's length field goes.
 const SERVER_FRAME_BYTES_MAX: usize = i32::MAX as usize;
 
+/// A message, and how many of the server's bytes it took.
+type Whole<'b> = (Cow<'b, [u8]>, usize);
+
 impl Relay {
     pub(super) fn read_server(&mut self, cx: &mut Context<'_>) -> Turn {
         if self.client.outgoing.len() >= BACKLOG_BYTES {
@@ -103,7 +106,7 @@ impl Relay {
 
     /// The next message as a whole, once it is there, and how many bytes it took; the beginning of an error or notice that
     /// is too long to be held.
-    fn held<'b>(&mut self, header: Header, bytes: &'b [u8]) -> Result<Option<(Cow<'b, [u8]>, usize)>, SessionEnd> {
+    fn held<'b>(&mut self, header: Header, bytes: &'b [u8]) -> Result<Option<Whole<'b>>, SessionEnd> {
         if header.body_len <= HELD_BYTES_MAX {
             return Ok(bytes.get(..header.frame_len()).map(|frame| (Cow::Borrowed(frame), frame.len())));
         }
