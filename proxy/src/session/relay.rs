@@ -26,6 +26,7 @@ use super::end::{SessionEnd, causes, lease_message};
 use super::exchange::{Exchange, ExchangeLimits, Message};
 use super::route::Route;
 use super::stream::ClientStream;
+use crate::budget::{Held, Permit};
 use crate::cancel::Registered;
 use crate::gate::Gate;
 use crate::metrics::Direction;
@@ -35,6 +36,8 @@ use crate::upstream::Destination;
 
 /// What may wait to be written to one side before the other is read no more, bytes.
 const BACKLOG_BYTES: usize = 64 * 1024;
+/// Buffers of a session that are smaller together are not worth counting, bytes.
+const BUFFERS_COUNT: usize = 16 * 1024;
 /// A buffer that has grown beyond this is given back once it is empty, bytes.
 const KEEP_BYTES: usize = 256 * 1024;
 
@@ -83,6 +86,13 @@ pub(super) struct Relay {
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
     pinned: Option<&'static str>,
+    memory: Memory,
+}
+
+/// What the session holds of the process's memory, besides itself.
+struct Memory {
+    buffers: Permit,
+    statements: Permit,
 }
 
 struct Client {
@@ -127,6 +137,10 @@ impl Relay {
             timer: Box::pin(tokio::time::sleep_until(timer_at.into())),
             timer_at,
             pinned: None,
+            memory: Memory {
+                buffers: gate.budget.hold(Held::Buffers, 0),
+                statements: gate.budget.hold(Held::Statements, 0),
+            },
             gate,
             identity,
             cancel,
@@ -180,9 +194,22 @@ impl Relay {
             };
             match moved {
                 Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(false) => {
+                    self.count_memory();
+                    return Poll::Pending;
+                }
                 Err(end) => return Poll::Ready(end),
             }
+        }
+    }
+
+    /// Declares what waits in the buffers, where that is more than the least that is counted.
+    fn count_memory(&mut self) {
+        let upstream = self.lease.as_ref().map_or(0, |lease| lease.incoming.capacity() + lease.outgoing.len());
+        let bytes = self.client.incoming.capacity() + self.client.outgoing.capacity() + upstream;
+        self.memory.buffers.resize(if bytes < BUFFERS_COUNT { 0 } else { bytes });
+        if self.memory.statements.bytes() > 0 && self.exchange.statement_bytes() == 0 {
+            self.memory.statements.resize(0);
         }
     }
 

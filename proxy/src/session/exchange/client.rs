@@ -47,6 +47,17 @@ pub enum Message {
     Repeat,
 }
 
+impl Message {
+    /// Whether the session may have other prepared statements afterwards.
+    pub fn changes_statements(&self) -> bool {
+        match self {
+            Self::Parse { name, .. } => !name.is_empty(),
+            Self::Other(frame) => frame.tag() == b'C',
+            _ => false,
+        }
+    }
+}
+
 /// What became of a message.
 pub enum Performed {
     /// It is dealt with.
@@ -346,11 +357,7 @@ impl Exchange {
         if name.is_empty() {
             return None;
         }
-        let named = self.statements.iter().filter(|(name, _)| !name.is_empty());
-        let (count, bytes) = named.fold((0, 0), |(count, bytes), (_, slot)| match slot {
-            Slot::Statement(statement) => (count + 1, bytes + statement.permit.text().len()),
-            Slot::Local(_) => (count + 1, bytes),
-        });
+        let (count, bytes) = self.named_statements();
         let most = self.limits.prepared_statements_max;
         if count >= most {
             return Some(too_many_statements(format!("this session already holds {most} prepared statements")));
@@ -359,6 +366,20 @@ impl Exchange {
             too_many_statements(format!(
                 "the prepared statements of this session would be longer than {STATEMENT_BYTES_MAX} bytes"
             ))
+        })
+    }
+
+    /// The texts of the prepared statements that the session holds, bytes.
+    pub fn statement_bytes(&self) -> usize {
+        self.named_statements().1
+    }
+
+    /// How many they are, and how long their texts are, all together.
+    fn named_statements(&self) -> (usize, usize) {
+        let named = self.statements.iter().filter(|(name, _)| !name.is_empty());
+        named.fold((0, 0), |(count, bytes), (_, slot)| match slot {
+            Slot::Statement(statement) => (count + 1, bytes + statement.permit.text().len()),
+            Slot::Local(_) => (count + 1, bytes),
         })
     }
 

@@ -252,12 +252,24 @@ impl Relay {
         }));
     }
 
+    /// A statement that is to be kept needs memory for its text.
+    fn if_it_fits(&self, message: Message) -> Message {
+        match message {
+            Message::Parse { name, .. } if !name.is_empty() && self.gate.budget.has_room().is_err() => {
+                self.gate.metrics.limit_hit("memory");
+                Message::RefusedParse { name, error: Box::new(no_memory()) }
+            }
+            message => message,
+        }
+    }
+
     /// Hands the waiting message to the exchange; `false` when it has to go on waiting.
     fn perform(&mut self) -> Turn {
         if self.leasing.is_some() {
             return Ok(false);
         }
-        let Some(message) = self.message.take() else { return Ok(false) };
+        let Some(message) = self.message.take().map(|message| self.if_it_fits(message)) else { return Ok(false) };
+        let changes_statements = message.changes_statements();
         let (gate, route) = (self.gate.clone(), self.route.clone());
         let rejudge = |statement: &Statement| rejudge(&gate, &route, statement);
         let around = Surroundings {
@@ -268,6 +280,9 @@ impl Relay {
         let upstream = self.lease.as_mut().map(|lease| lease.state_mut());
         match self.exchange.perform(message, upstream, &mut self.client.outgoing, &around) {
             Performed::Done => {
+                if changes_statements {
+                    self.memory.statements.resize(self.exchange.statement_bytes());
+                }
                 if let Some(error) = self.lease.as_mut().and_then(|lease| lease.outgoing.take_error()) {
                     return Err(error.into());
                 }
