@@ -3,8 +3,6 @@
 //! Everything here happens under one lock and does no I/O. A place is counted before its connection is opened and given
 //! up after the connection is closed, so the bounds hold on the server too.
 
-#![allow(clippy::vec_box, reason = "connections stay in the boxes that leases hold them in")]
-
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -277,7 +275,7 @@ impl ServerPools {
         state: &mut State,
         key: &Arc<PoolKey>,
         server: &Arc<Server>,
-        closing: &mut Vec<Box<Upstream>>,
+        closing: &mut Vec<Upstream>,
     ) -> Option<Box<Upstream>> {
         let pool = state.pools.get_mut(key)?;
         let mut found = None;
@@ -294,7 +292,7 @@ impl ServerPools {
         found
     }
 
-    fn take_place(self: &Arc<Self>, state: &mut State, key: &Arc<PoolKey>, closing: &mut Vec<Box<Upstream>>) -> Taken {
+    fn take_place(self: &Arc<Self>, state: &mut State, key: &Arc<PoolKey>, closing: &mut Vec<Upstream>) -> Taken {
         if state.first_waiter(key).is_none() && self.make_room(state, key, closing) {
             state.count(key);
             return Taken::Place(self.place(state, key));
@@ -333,7 +331,7 @@ impl ServerPools {
     }
 
     /// Whether this pool may open one more connection; closes the longest-idle one of others if that is what it takes.
-    fn make_room(&self, state: &mut State, key: &PoolKey, closing: &mut Vec<Box<Upstream>>) -> bool {
+    fn make_room(&self, state: &mut State, key: &PoolKey, closing: &mut Vec<Upstream>) -> bool {
         if state.open_in(key) >= self.limits.size_max {
             return false;
         }
@@ -343,7 +341,7 @@ impl ServerPools {
         state.open < self.limits.server_connections_max || self.evict(state, closing, |_| true)
     }
 
-    fn evict(&self, state: &mut State, closing: &mut Vec<Box<Upstream>>, from: impl Fn(&PoolKey) -> bool) -> bool {
+    fn evict(&self, state: &mut State, closing: &mut Vec<Upstream>, from: impl Fn(&PoolKey) -> bool) -> bool {
         let longest = state
             .pools
             .iter()
@@ -359,7 +357,7 @@ impl ServerPools {
     }
 
     /// Hands places to those who wait longest and may have one. Gives what had to be closed for it.
-    fn serve_waiters(self: &Arc<Self>, state: &mut State) -> Vec<Box<Upstream>> {
+    fn serve_waiters(self: &Arc<Self>, state: &mut State) -> Vec<Upstream> {
         let mut closing = Vec::new();
         for (_, _, key) in state.queues_in_order() {
             if self.held.has(&key.workspace) {
@@ -506,7 +504,7 @@ impl ServerPools {
     }
 
     /// Takes away what has idled or lived too long, and forgets pools that have nothing. Some stay idle however long.
-    pub(super) fn take_stale(&self, now: Instant) -> Vec<Box<Upstream>> {
+    pub(super) fn take_stale(&self, now: Instant) -> Vec<Upstream> {
         let idle_max = Duration::from_millis(self.limits.idle_timeout_ms);
         let mut stale = Vec::new();
         let mut state = self.lock();
