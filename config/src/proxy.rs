@@ -50,7 +50,7 @@ pub struct ListenConfig {
     pub handshakes_max: usize,
     /// The same from one network (/24, /64).
     pub handshakes_per_network_max: usize,
-    /// Threads that sessions run on.
+    /// Threads that sessions run on; 0 for one for every two processors.
     pub threads: u16,
     /// A port in the clear, on loopback.
     pub plaintext_address: Option<SocketAddr>,

@@ -122,9 +122,7 @@ fn start(args: &Args) -> Result<(), StartError> {
     harden::forbid_core_dumps();
     harden::raise_descriptor_limit(config.listen.clients_max);
     let tls = Arc::new(Tls::load(&config.tls)?);
-    let processors =
-        std::thread::available_parallelism().map_or(1, |count| u16::try_from(count.get()).unwrap_or(u16::MAX));
-    let threads = if config.listen.threads == 0 { processors } else { config.listen.threads };
+    let threads = session_threads(config.listen.threads);
     let workers = Workers::start(threads, portcullis_policy::STACK_BYTES).map_err(StartError::Process)?;
     let workers = Arc::new(workers);
     // For what is not a session: the catalog, the admin port, the accepting itself.
@@ -145,6 +143,15 @@ fn start(args: &Args) -> Result<(), StartError> {
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     drop(workers);
     served
+}
+
+/// How many threads sessions run on: as many as configured, or one for every two processors.
+fn session_threads(configured: u16) -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    match configured {
+        0 => u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1),
+        threads => threads,
+    }
 }
 
 /// From the first bind to the end of the last session.

@@ -29,8 +29,7 @@ use crate::session::settings::{Values, are_dangerous};
 use crate::upstream::{Destination, Upstream, UpstreamError, UpstreamState};
 use held::Held;
 pub use operate::{Order, Standing};
-pub(crate) use server::ServerPools;
-use server::{Grant, Place, Taken};
+use server::{Grant, Place, ServerPools, Taken};
 
 /// How long a connection may take to be made fit for the next session.
 const RESET_MAX: Duration = Duration::from_secs(5);
@@ -92,6 +91,14 @@ pub enum LeaseError {
     /// A new one could not be opened.
     #[error("the workspace's server cannot be used")]
     Upstream(#[source] UpstreamError),
+}
+
+/// Where a destination's connections are.
+#[derive(Clone)]
+pub struct Home {
+    server: Arc<ServerPools>,
+    /// The very key that the pool is known by: two that are one are equal at a glance.
+    key: Arc<PoolKey>,
 }
 
 /// All pools of this process.
@@ -207,9 +214,13 @@ impl Pools {
         }
     }
 
-    /// The connections to a destination's server: looked up once.
-    fn of<'a>(&self, to: &'a Destination) -> &'a Arc<ServerPools> {
-        to.home.get_or_init(|| self.server(&to.server.id))
+    /// The connections to a destination's server and its pool there: looked up once.
+    fn of<'a>(&self, to: &'a Destination) -> &'a Home {
+        to.home.get_or_init(|| {
+            let server = self.server(&to.server.id);
+            let key = server.known(&to.key);
+            Home { server, key }
+        })
     }
 
     fn server(&self, id: &ServerId) -> Arc<ServerPools> {
@@ -229,7 +240,7 @@ impl Pools {
 
     /// An idle connection to `to`, if there is one: what [`Self::lease`] would give without waiting for anything.
     pub fn lease_at_once(&self, to: &Destination) -> Option<Lease> {
-        let (mut upstream, place) = self.of(to).take_at_once(&to.key, &to.server)?;
+        let (mut upstream, place) = self.of(to).server.take_at_once(&self.of(to).key, &to.server)?;
         if upstream.move_here().is_ok() {
             return Some(Lease { upstream, place });
         }
@@ -242,7 +253,7 @@ impl Pools {
     /// # Errors
     /// See [`LeaseError`]. It is safe to drop the future at any time.
     pub async fn lease(&self, to: &Destination) -> Result<Lease, LeaseError> {
-        let waiting = match self.of(to).take(&to.key, &to.server) {
+        let waiting = match self.of(to).server.take(&self.of(to).key, &to.server) {
             Taken::Connection(upstream, place) => return self.move_here(upstream, place, to).await,
             Taken::Place(place) => return self.open(to, place).await,
             Taken::QueueFull => return Err(LeaseError::QueueFull),
@@ -302,7 +313,7 @@ impl Pools {
     pub fn warm(self: &Arc<Self>, destinations: impl Iterator<Item = Destination>) {
         for to in destinations {
             let Ok(turn) = self.warming.clone().try_acquire_owned() else { return };
-            let Some(place) = self.of(&to).take_spare(&to.key) else { continue };
+            let Some(place) = self.of(&to).server.take_spare(&to.key) else { continue };
             let pools = self.clone();
             tokio::spawn(async move {
                 let _turn = turn;
@@ -329,7 +340,7 @@ impl Pools {
     /// workspace is paused nobody can ask the server: what it probably reports has to do, and what it really does is told
     /// with the session's first statement.
     pub fn greeting(&self, to: &Destination, startup: &Values) -> Option<Reported> {
-        let server = self.of(to);
+        let server = &self.of(to).server;
         server.greeting(&to.key, startup).or_else(|| {
             let paused = self.held.has(&to.key.workspace);
             paused.then(|| server.likely_greeting(&to.key, startup))?
@@ -343,12 +354,12 @@ impl Pools {
 
     /// Remembers what the server reported for these startup settings.
     pub fn remember_greeting(&self, to: &Destination, startup: &Values, greeting: Reported) {
-        self.of(to).remember_greeting(&to.key, startup, greeting);
+        self.of(to).server.remember_greeting(&to.key, startup, greeting);
     }
 
     /// A statement that may change a result type has run on this database: what was prepared before is prepared again.
     pub fn schema_changed(&self, to: &Destination) {
-        self.of(to).schema_changed(&to.database);
+        self.of(to).server.schema_changed(&to.database);
     }
 
     /// Closes connections that have idled or lived too long, and forgets pools that have none. Called on a timer.

@@ -21,7 +21,7 @@ use portcullis_wire::scram::{AwaitingServerFinal, ClientExchange, Credential, ra
 use portcullis_wire::{CancelKey, TransactionStatus, WireError, cut_frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
-use crate::pool::{PoolKey, ServerPools};
+use crate::pool::{Home, PoolKey};
 use crate::prepared::Prepared;
 use crate::reported::Reported;
 use crate::session::settings::Values;
@@ -113,7 +113,7 @@ pub struct Destination {
     /// The search path that the policy fixes, as the parameter's value.
     pub search_path: Option<String>,
     /// The connections to the server, once they have been looked up.
-    pub(crate) home: OnceLock<Arc<ServerPools>>,
+    pub(crate) home: OnceLock<Home>,
 }
 
 impl Destination {

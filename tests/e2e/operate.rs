@@ -68,10 +68,15 @@ async fn pause_lets_transactions_end_and_holds_new_ones_until_resume() {
     assert_eq!(tags(&holds.query("SELECT 1").await), "TDCZ");
     waits.send(&bytes("Q SHOW timezone")).await.unwrap();
     until("it to wait", async || (waiting(&stack).await? == 1).then_some(())).await;
-    let pools = operator_sees(&stack, "/pools").await;
-    let mine = |row: &&Value| row["workspace"] == json!(workspace.id);
-    let pool = pools.as_array().unwrap().iter().find(mine).unwrap();
-    assert_eq!((&pool["paused"], &pool["waiters"], &pool["active"]), (&json!(true), &json!(1), &json!(1)), "{pool}");
+    // The connection that was idle counts until the server has closed it.
+    until("the pool to show it", async || {
+        let pools = operator_sees(&stack, "/pools").await;
+        let mine = |row: &&Value| row["workspace"] == json!(workspace.id);
+        let pool = pools.as_array().unwrap().iter().find(mine).unwrap();
+        let seen = (&pool["paused"], &pool["waiters"], &pool["active"]);
+        (seen == (&json!(true), &json!(1), &json!(1))).then_some(())
+    })
+    .await;
     let sessions = operator_sees(&stack, "/sessions").await;
     let states = |state: &str| sessions.as_array().unwrap().iter().filter(|row| row["state"] == json!(state)).count();
     assert_eq!((states("waiting"), states("idle_in_transaction")), (1, 1), "{sessions}");

@@ -228,6 +228,11 @@ impl ServerPools {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The key by which this pool is known here, if it is; this one otherwise.
+    pub(super) fn known(&self, key: &Arc<PoolKey>) -> Arc<PoolKey> {
+        self.lock().pools.get_key_value(key).map_or_else(|| key.clone(), |(known, _)| known.clone())
+    }
+
     fn place(self: &Arc<Self>, state: &State, key: &Arc<PoolKey>) -> Place {
         let pool = state.pools.get(key);
         let schema = pool.map(|pool| pool.schema.clone()).unwrap_or_default();

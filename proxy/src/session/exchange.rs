@@ -15,6 +15,7 @@
 
 mod client;
 mod cut;
+mod names;
 mod repeat;
 mod server;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::upstream::{RefusalToken, UpstreamState};
 
 pub use client::{Message, Performed};
 pub use cut::{ResultLimits, Row};
+use names::Names;
 pub use server::Handled;
 pub(super) use server::hidden_parameter;
 
@@ -157,8 +159,8 @@ pub struct Exchange {
     limits: ExchangeLimits,
     session: u64,
     pending: VecDeque<Expect>,
-    statements: HashMap<String, Slot>,
-    portals: HashMap<String, Portal>,
+    statements: Names<Slot>,
+    portals: Names<Portal>,
     /// Names of SQL's PREPARE; `false` until the server has confirmed it.
     sql_prepared: HashMap<String, bool>,
     /// Names of SQL's PREPARE of a statement that writes.
@@ -206,8 +208,8 @@ impl Exchange {
             limits,
             session,
             pending: VecDeque::new(),
-            statements: HashMap::new(),
-            portals: HashMap::new(),
+            statements: Names::default(),
+            portals: Names::default(),
             sql_prepared: HashMap::new(),
             sql_writers: HashSet::new(),
             settings: Settings::new(startup),

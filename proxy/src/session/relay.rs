@@ -75,6 +75,10 @@ pub(super) struct Relay {
     cancellable: bool,
     /// The route is to be looked up again at the next idle point.
     refresh: bool,
+    /// Nothing more has come from the client since the task was woken, and its waker waits there.
+    client_blocked: bool,
+    /// The same of the server.
+    server_blocked: bool,
     /// The server has said that it is about to close.
     server_is_leaving: bool,
     /// When the task was woken for what happens now.
@@ -85,6 +89,8 @@ pub(super) struct Relay {
     cancelled_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
+    /// The timer will wake the task.
+    timer_armed: bool,
     pinned: Option<&'static str>,
     memory: Memory,
 }
@@ -128,6 +134,8 @@ impl Relay {
             client_waits: false,
             cancellable: false,
             refresh: false,
+            client_blocked: false,
+            server_blocked: false,
             server_is_leaving: false,
             now,
             last_activity: now,
@@ -136,6 +144,7 @@ impl Relay {
             cancelled_at: None,
             timer: Box::pin(tokio::time::sleep_until(timer_at.into())),
             timer_at,
+            timer_armed: false,
             pinned: None,
             memory: Memory {
                 buffers: gate.budget.hold(Held::Buffers, 0),
@@ -187,6 +196,7 @@ impl Relay {
         self.cancel.slot().listen(cx);
         self.now = Instant::now();
         self.exchange.tick(self.now);
+        (self.client_blocked, self.server_blocked) = (false, false);
         loop {
             let moved = match self.turn(cx) {
                 Ok(false) => self.watch_the_clock(cx),
@@ -293,10 +303,7 @@ impl Relay {
         self.gate.metrics.wait_seconds(self.now.saturating_duration_since(*since));
         self.leasing = None;
         match outcome {
-            Ok(lease) => {
-                self.exchange.meet(&lease, &mut self.client.outgoing);
-                self.lease = Some(lease);
-            }
+            Ok(lease) => self.hold(lease),
             Err(error) => {
                 tracing::warn!(workspace = %self.route.workspace, %error, cause = causes(&error), "no upstream connection");
                 if matches!(error, LeaseError::WaitedTooLong | LeaseError::Paused | LeaseError::QueueFull) {
@@ -307,6 +314,12 @@ impl Relay {
             }
         }
         Ok(true)
+    }
+
+    pub(super) fn hold(&mut self, lease: Lease) {
+        self.exchange.meet(&lease, &mut self.client.outgoing);
+        self.lease = Some(lease);
+        self.server_blocked = false;
     }
 
     /// A cancel that comes while the session waits for a connection ends the wait.

@@ -260,7 +260,7 @@ impl Exchange {
                     }
                 }
                 Effect::Declare { name, .. } => {
-                    self.portals.entry(name.clone()).or_insert(Portal::Cursor { hold: false });
+                    self.portals.insert_if_absent(name, Portal::Cursor { hold: false });
                 }
                 _ => {}
             }
@@ -376,8 +376,7 @@ impl Exchange {
 
     /// How many they are, and how long their texts are, all together.
     fn named_statements(&self) -> (usize, usize) {
-        let named = self.statements.iter().filter(|(name, _)| !name.is_empty());
-        named.fold((0, 0), |(count, bytes), (_, slot)| match slot {
+        self.statements.named().fold((0, 0), |(count, bytes), slot| match slot {
             Slot::Statement(statement) => (count + 1, bytes + statement.permit.text().len()),
             Slot::Local(_) => (count + 1, bytes),
         })

@@ -384,7 +384,7 @@ impl Exchange {
         if !self.portals.is_empty() {
             let later = self.pending.iter().any(|expect| matches!(expect, Expect::Bind { .. }));
             if !later {
-                self.portals.retain(|_, portal| matches!(portal, Portal::Cursor { hold: true }));
+                self.portals.retain(|portal| matches!(portal, Portal::Cursor { hold: true }));
                 self.fetched.clear();
             }
         }

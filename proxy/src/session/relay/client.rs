@@ -20,6 +20,9 @@ use crate::sessions::Doing;
 
 impl Relay {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Turn {
+        if self.client_blocked {
+            return Ok(false);
+        }
         let behind = self.lease.as_ref().is_some_and(|lease| lease.outgoing.len() >= BACKLOG_BYTES);
         if behind || self.client.outgoing.len() >= BACKLOG_BYTES {
             return Ok(false);
@@ -29,7 +32,10 @@ impl Relay {
         }
         let Client { stream, incoming, .. } = &mut self.client;
         match stream.poll_receive(cx, incoming) {
-            Poll::Pending => Ok(false),
+            Poll::Pending => {
+                self.client_blocked = true;
+                Ok(false)
+            }
             Poll::Ready(Ok(0)) => Err(SessionEnd::ClientGone),
             Poll::Ready(Ok(count)) => {
                 self.gate.metrics.bytes(Direction::FromClient, count as u64);
@@ -270,8 +276,8 @@ impl Relay {
         }
         let Some(message) = self.message.take().map(|message| self.if_it_fits(message)) else { return Ok(false) };
         let changes_statements = message.changes_statements();
-        let (gate, route) = (self.gate.clone(), self.route.clone());
-        let rejudge = |statement: &Statement| rejudge(&gate, &route, statement);
+        let (gate, route) = (&self.gate, &self.route);
+        let rejudge = |statement: &Statement| rejudge(gate, route, statement);
         let around = Surroundings {
             rejudge: &rejudge,
             policy: &route.policy,
@@ -298,8 +304,7 @@ impl Relay {
                 self.message = Some(message);
                 if let Some(lease) = self.gate.pools.lease_at_once(&self.route.destination) {
                     self.gate.metrics.wait_seconds(Duration::ZERO);
-                    self.exchange.meet(&lease, &mut self.client.outgoing);
-                    self.lease = Some(lease);
+                    self.hold(lease);
                     return Ok(true);
                 }
                 let (gate, route) = (self.gate.clone(), self.route.clone());

@@ -38,10 +38,16 @@ impl Relay {
             if deadline < self.timer_at || self.timer_at <= now {
                 self.timer_at = deadline;
                 self.timer.as_mut().reset(deadline.into());
+                self.timer_armed = false;
             }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            if self.timer_armed && !self.timer.is_elapsed() {
                 return Ok(false);
             }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                self.timer_armed = true;
+                return Ok(false);
+            }
+            self.timer_armed = false;
             self.timer_at = now;
             self.now = Instant::now();
             self.exchange.tick(self.now);

@@ -30,7 +30,7 @@ impl Relay {
         if self.client.outgoing.len() >= BACKLOG_BYTES {
             return Ok(false);
         }
-        if self.lease.is_none() {
+        if self.lease.is_none() || self.server_blocked {
             return Ok(false);
         }
         scratch::read(0, |buffer| {
@@ -38,6 +38,7 @@ impl Relay {
             let Some(lease) = &mut self.lease else { return Ok(false) };
             match lease.poll_read(cx, &mut read) {
                 Poll::Pending => {
+                    self.server_blocked = true;
                     self.stop_what_is_cut();
                     Ok(false)
                 }
