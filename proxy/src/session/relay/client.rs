@@ -304,6 +304,8 @@ impl Relay {
                 self.message = Some(message);
                 if let Some(lease) = self.gate.pools.lease_at_once(&self.route.destination) {
                     self.gate.metrics.wait_seconds(Duration::ZERO);
+                    // A cancel that comes before its settings are in place is for what it waits with.
+                    self.cancel.slot().prepare();
                     self.hold(lease);
                     return Ok(true);
                 }
